@@ -21,6 +21,7 @@ from peftkit.config.checks.run_folders import run_folder_errors
 from peftkit.config.console import log, log_records
 from peftkit.config.own_code import open_code
 from peftkit.jobs.dispatch import run_job
+from peftkit.jobs.sequential import SequentialSeeds
 from peftkit.jobs.side_by_side import Crash, SideRun, run_side_by_side, with_workers
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ def compare(
     chosen = {"recipe": recipe, "model": model, "train": train, "workers": workers}
     runs = [_values(settings, **chosen, task=t, method=m, seed=n) for t, m, n in product(tasks, methods, numbers)]
     configs = [with_workers(config, len(runs)) for config in _configs(runs)]
+    if configs[0].sequential_seeds:
+        configs.sort(key=lambda config: numbers.index(config.seed))
     return Board.read(_train_all(configs))
 
 
@@ -115,13 +118,14 @@ def _train_all(configs: Sequence[RunConfig]) -> list[Path]:
         elif isinstance(message, str):
             log(run.line(message))
 
+    sequential = SequentialSeeds(len({each.seed for each in configs})) if configs[0].sequential_seeds else None
     runs = [SideRun(number, len(configs), config) for number, config in enumerate(configs, start=1)]
     with log_records():
         if configs[0].workers is not None:
             run_side_by_side(runs, receive)
         for run in runs if configs[0].workers is None else []:
             try:
-                run_job(run.config, folders.append)
+                run_job(run.config, folders.append, sequential)
             except UserError:
                 raise
             except Exception as error:

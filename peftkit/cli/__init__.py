@@ -18,6 +18,7 @@ from peftkit.cli.validate import command_errors
 from peftkit.config import UserError, error_summary, is_text
 from peftkit.config.imports import start_imports
 from peftkit.config.shared import sharing
+from peftkit.jobs.sequential import SequentialSeeds
 
 __all__ = ["main"]
 
@@ -108,6 +109,9 @@ def _hydra_arguments(command: CommandLine, composer: Composer, runner: SweepRunn
     runner.out = str(first.out)
     if "BasicSweeper" in first.hydra.sweeper._target_:  # others choose the number of runs themselves
         runner.number_of_runs = len(sweep.runs)
+    if first.sequential_seeds:
+        seeds = dict.fromkeys(text for run in sweep.runs for text in run if text.startswith("seed="))
+        runner.sequential = SequentialSeeds(len(seeds))
     if command.shows_config:
         if len(sweep.runs) > 1:
             print(f"# the first of {len(sweep.runs)} runs: {' '.join(sweep.runs[0])}")

@@ -48,7 +48,10 @@ def plan_sweep(overrides: Sequence[str], composer: Composer, multirun: bool = Fa
         added = ["hydra.sweeper.direction=maximize"] if "hydra.sweeper.direction" not in typed else []  # of the score
         return Sweep([*overrides, *added, *(["hydra.mode=MULTIRUN"] if multirun else [])], _product(finite))
     added = [f"{key}={value}" for key, value in params.items()]
-    parsed += map(_parse_param, added)
+    parsed, texts = [*parsed, *map(_parse_param, added)], [*overrides, *added]
+    if composer([str(each.input_line) for each in parsed if not each.is_sweep_override()]).sequential_seeds:
+        order = sorted(range(len(parsed)), key=lambda number: parsed[number].key_or_group != "seed")
+        parsed, texts = [parsed[n] for n in order], [texts[n] for n in order]  # all runs of a seed before the next seed
     if unbounded := [each.input_line for each in parsed if each.is_sweep_override() and not each.is_discrete_sweep()]:
         raise UserError(
             f"{unbounded[0]} is an unbounded sweep; set hydra/sweeper=optuna too (pip install 'peftkit[optuna]')"
@@ -57,7 +60,7 @@ def plan_sweep(overrides: Sequence[str], composer: Composer, multirun: bool = Fa
     if not runs:
         raise UserError("the sweep has no values; write them out, such as seed=0,1,2")
     mode = "RUN" if len(runs) == 1 and not multirun else "MULTIRUN"
-    return Sweep([*overrides, *added, "hydra.sweeper.params=null", f"hydra.mode={mode}"], runs)
+    return Sweep([*texts, "hydra.sweeper.params=null", f"hydra.mode={mode}"], runs)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from peftkit.config.json_files import read_json
 from peftkit.config.progress import shown_progress, stage
 from peftkit.config.quoting import as_override
 from peftkit.config.shared import drop_shared
+from peftkit.jobs.sequential import SequentialSeeds
 from peftkit.jobs.side_by_side import with_workers
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class SweepRunner:
         self.seconds: list[float] = []  # of each run that ended
         self.plans: list[tuple[RunConfig, Plan]] = []  # of job=plan
         self.side_runs: SideRuns | None = None
+        self.sequential: SequentialSeeds | None = None
 
     def run(self, cfg: DictConfig) -> float:
         """Run one job and return its score for a sweeper that optimizes it; a failed one does not stop the others."""
@@ -80,7 +82,7 @@ class SweepRunner:
                 if config.job == "plan":
                     self._plan(config)
                 else:
-                    found = api.run_job(config, self.record_folder)
+                    found = api.run_job(config, self.record_folder, self.sequential)
                 log_assumptions()
                 self.seconds.append(time.monotonic() - started)
             from peftkit.jobs.leaderboard import selection_score

@@ -188,6 +188,8 @@ def _hydra_errors(overrides: Sequence[str], composer: Composer) -> Iterator[str]
     if (cfg.workers or 1) != 1 and not ("BasicSweeper" in sweeper and "BasicLauncher" in launcher):
         wrong = f"workers={cfg.workers} trains the runs of a plain sweep on this machine, not those of {{other}}"
         yield refusal(wrong.format(other=launcher if "BasicSweeper" in sweeper else sweeper), "~workers")
+    if cfg.sequential_seeds and not ("BasicSweeper" in sweeper and "BasicLauncher" in launcher):
+        yield refusal("sequential_seeds=true decides between the runs of a plain sweep only", "~sequential_seeds")
     if "BasicSweeper" not in sweeper and cfg.job != "finetune":
         yield f"job={cfg.job} has no score for hydra/sweeper=optuna; use job=finetune, or drop the sweeper"
 

@@ -88,6 +88,7 @@ class RunConfig:
     seed: int
     threads: int | None
     workers: int | None
+    sequential_seeds: bool
     trial: bool
     out: str
     force: bool
@@ -198,7 +199,8 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
     "calibration": {"holdout": None, "thresholds": None},
     "plan": {"memory_gb": None, "measure": False},
     "bench": {"variants": [], "baseline": "trainer", "seeds": 1, "slow_seeds": 1, "ladder_seeds": 0},
-    "cache_features": False, "filter": {each.name: None for each in dataclasses.fields(Filter)},
+    "cache_features": False, "sequential_seeds": False,
+    "filter": {each.name: None for each in dataclasses.fields(Filter)},
     "predict": {"abstain": None, "target_accuracy": None},
 }  # fmt: skip
 
@@ -225,7 +227,7 @@ def with_later_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 NON_RESULT_KEYS = {
     "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "predict", "plan",
     "generate", "bench", "input", "output", "allow_code", "filter", "delete", "source", "data_root", "method.paper",
-    "method.traits", "cache_features", "threads", "workers",
+    "method.traits", "cache_features", "threads", "workers", "sequential_seeds",
     *(f"method.traits.{each.name}" for each in dataclasses.fields(Traits)),
 } | {
     f"train.{name}"

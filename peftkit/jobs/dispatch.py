@@ -7,22 +7,28 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from peftkit.config import JOBS, RunConfig
+from peftkit.config import JOBS, RunConfig, UserError, refusal
 from peftkit.config.own_code import open_code
+from peftkit.jobs.sequential import SequentialSeeds
 
 
-def run_job(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Any:
+def run_job(
+    config: RunConfig, on_start: Callable[[Path], None] | None = None, sequential: SequentialSeeds | None = None
+) -> Any:
     """Run the job that a config names, and return what its entry point returns: a run folder where it has one.
 
     The command line calls this for each run of a command, and the Python API for jobs that write a folder.
 
     Args:
         on_start: called with the folder of each training run before it starts; a failed one is never returned.
+        sequential: of a command with sequential seeds: skips a run that is not needed.
 
     Raises:
         UserError: the input is wrong in a way that only loading could show.
     """
     job = JOBS[config.job]
+    if config.sequential_seeds and config.job == "finetune" and sequential is None:
+        raise UserError(refusal("sequential_seeds=true needs the seeds of a sweep", "~sequential_seeds"))
     with ExitStack() as stack:
         stack.enter_context(open_code(config.allow_code or ()))
         if job.loads_model:
@@ -36,4 +42,10 @@ def run_job(config: RunConfig, on_start: Callable[[Path], None] | None = None) -
         module, _, name = job.entry.partition(":")
         function = getattr(import_module(module), name)
         arguments = {"on_start": on_start} if "on_start" in inspect.signature(function).parameters else {}
-        return function(config, **arguments)
+        folder = None if sequential is None else sequential.skip(config)
+        if folder is not None and on_start is not None:
+            on_start(folder)
+        found = function(config, **arguments) if folder is None else folder
+        if sequential is not None:
+            sequential.add(config, found)
+        return found

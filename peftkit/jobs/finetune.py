@@ -85,6 +85,24 @@ def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, 
     return folder
 
 
+def skipped_run(config: RunConfig, reason: str | None) -> Path | None:
+    """Return the folder of a run that is not needed, for a reason that is recorded there, now or before; else None.
+
+    A finished run stays.
+    """
+    context = _new_context(config)
+    result = None if config.force else run_folder.read_result(context.folder)
+    status = None if result is None else result["meta"].get("status")
+    if status == "finished" or (reason is None and status != "skipped"):
+        return None
+    if status != "skipped" and is_main_process():
+        context.result["meta"] |= {"status": "skipped", "reason": reason}
+        run_folder.write_result(context.folder, context.result)
+    recorded = context.result if result is None or status != "skipped" else result
+    log(f"skipped: {config.method.name} on {config.task.name}, {_label(config)}: {recorded['meta']['reason']}")
+    return context.folder
+
+
 def _label(config: RunConfig) -> str:
     """Return what distinguishes a run from others of its method and task."""
     fold = f", {config.task.folds} folds" if config.task.folds is not None else ""

@@ -17,7 +17,7 @@ from peftkit.config.kinds import KINDS
 from peftkit.config.record_schema import MAX_NAME, MAX_NUMBER, check_record, check_size
 from peftkit.leaderboard.archive import archived_runs, read_text
 from peftkit.leaderboard.costs import COSTS
-from peftkit.leaderboard.runs import BoardRun, UnreadableRun
+from peftkit.leaderboard.runs import SKIPPED, BoardRun, UnreadableRun
 from peftkit.leaderboard.settings import migrate_v01, settings_of
 from peftkit.paths import UNLISTED, is_file, walk
 
@@ -156,6 +156,8 @@ def _problem(meta: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]])
     """Return why a run's scores are not valid, or None."""
     if meta["status"] == "running":
         return f"running since {str(meta.get('started'))[:16].replace('T', ' ')} UTC"
+    if meta["status"] == SKIPPED:
+        return f"{SKIPPED}: {str(meta.get('reason'))[:MAX_REASON]}"
     if meta["status"] != "finished":
         return f"{meta['status']}: {str(meta.get('reason') or 'not finished')[:MAX_REASON]}"
     if not scores:

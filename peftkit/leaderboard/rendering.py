@@ -167,7 +167,7 @@ def problems_of(results: Sequence[BoardRun | UnreadableRun]) -> dict[str, list[s
     """Return a line for each unfinished run and each run without valid scores, below one headline per group."""
     groups = {
         "unfinished; their commands, typed again, resume them": [r for r in results if r.is_unfinished],
-        "without valid scores": [r for r in results if r.problem and not r.is_unfinished],
+        "without valid scores": [r for r in results if r.problem and not (r.is_unfinished or r.is_skipped)],
     }
     return {
         f"{len(group)} of {len(results)} runs {what}:": [_problem(result) for result in group]

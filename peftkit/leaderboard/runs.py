@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any, ClassVar, TypeVar
 
 Item = TypeVar("Item")
+SKIPPED = "skipped"  # status of a seed that was not needed
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class BoardRun:
         return (self.problem or "").startswith(("running", "interrupted"))
 
     @property
+    def is_skipped(self) -> bool:
+        """Return whether the run was not needed: sequential seeds had settled its entry."""
+        return (self.problem or "").startswith(f"{SKIPPED}: ")
+
+    @property
     def source(self) -> tuple:
         """Return the values that must be equal for two runs to be on one board; substitutes have their own."""
         return self.suite, self.data, self.data_substituted_for, self.model_substituted_for is not None
@@ -76,6 +82,7 @@ class UnreadableRun:
     folder: Path
     problem: str
     is_unfinished: ClassVar[bool] = False
+    is_skipped: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,14 @@ class BoardEntry:
     @property
     def problems(self) -> list[str]:
         return [f"seed {run.seed} {run.problem}" for run in self.runs if run.problem]
+
+    @property
+    def seeds_note(self) -> str:
+        """Return why the entry has fewer seeds than planned; nothing where it has all."""
+        if len(self.seeds) >= self.planned:
+            return ""
+        skipped = [run.problem for run in self.runs if run.is_skipped and run.problem]
+        return skipped[0].removeprefix(f"{SKIPPED}: ") if skipped else f"has {len(self.seeds)} of {self.planned} seeds"
 
     @property
     def trials(self) -> int:

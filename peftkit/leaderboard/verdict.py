@@ -89,11 +89,7 @@ def compare_entries(entries: Sequence[BoardEntry], results: Iterable[BoardRun | 
         results: the runs of the entries; unreadable ones are counted in the notes.
     """
     groups = [""] * len(entries)
-    notes = [
-        f"{entry.task}: {entry.label} has {len(entry.seeds)} of {entry.planned} seeds."
-        for entry in entries
-        if len(entry.seeds) < entry.planned
-    ]
+    notes = [f"{entry.task}: {entry.label} {entry.seeds_note}." for entry in entries if entry.seeds_note]
     verdict = Verdict([], groups, {}, {}, notes)
     scored = [ranking for ranking in rank_tasks(entries, groups) if ranking.ranked]
     for _, members in groupby(scored, key=lambda ranking: ranking.board):

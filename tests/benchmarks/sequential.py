@@ -80,7 +80,7 @@ def sequential_seeds(samples: Sequence[TaskSample]) -> np.ndarray:
         for task, sample in enumerate(now):
             ranked = sorted(range(len(sample.entries)), key=lambda n: -sample.entries[n].values.mean())
             pairs = {(better, worse) for place, better, worse in differing if place == task}
-            for entry in settled(ranked, FULL, pairs):
+            for entry in settled(ranked, [FULL], pairs):
                 seeds[task, entry] = min(seeds[task, entry], look)
     return seeds
 

@@ -20,7 +20,7 @@ from peftkit.paths import MAX_NAME
 Found = tuple[str, str]  # the key, and the message about it
 MAX_INT = 2**53  # above it, floats are not exact
 EMBEDDING_INITS = ("pieces", "mean", "normal", "random")  # extend.init
-RUN_STATUSES = ("finished", "running", "interrupted", "failed", "broken")  # filter.status
+RUN_STATUSES = ("finished", "running", "interrupted", "failed", "skipped", "broken")  # filter.status
 LOSSES = ("sigmoid", "ipo", "hinge", "robust", "apo_zero")  # task.loss_type: TRL's names
 CHOICES: dict[str, tuple[Any, ...]] = {
     "job": tuple(JOBS),

@@ -42,6 +42,7 @@ def page_data(board: Board, command: str = "") -> dict[str, Any]:
     curves, curve_note = _curves(board.entries)
     comparisons, comparison_note = _comparisons(board)
     rankings = rank_tasks(board.entries, verdict.groups)
+    failed = [run for run in board.runs if run.problem and not run.is_skipped]
     top = {number for ranking in rankings for number in ranking.top}
     shade = {
         number: value
@@ -66,7 +67,7 @@ def page_data(board: Board, command: str = "") -> dict[str, Any]:
         ],
         "costs": {name: [cost.label, cost.unit, cost.higher_is_better] for name, cost in COSTS.items()},
         "comparisons": comparisons,
-        "failed": [_failure(each) for each in sorted(board.runs, key=lambda r: r.is_unfinished) if each.problem],
+        "failed": [_failure(each) for each in sorted(failed, key=lambda run: run.is_unfinished)],
         "runs": len(board.runs),
         "notes": [*verdict.notes, *filter(None, [curve_note, comparison_note])],
         "language_note": NOTE,
