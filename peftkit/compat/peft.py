@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from aenum import extend_enum
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftType
+from peft.helpers import disable_input_dtype_casting
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.lora.layer import Linear
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import register_peft_method
@@ -25,6 +27,7 @@ __all__ = [
     "disabled_adapters",
     "dequantize_module_weight",
     "fill_target_modules",
+    "lora_without_casts",
     "ignored_tie_warnings",
     "merge_error",
     "peft_type",
@@ -52,6 +55,24 @@ def fill_target_modules(config: PeftConfig, model_type: str) -> None:
     if hasattr(tuner, "target_module_mapping") or hasattr(config, "feedforward_modules"):
         with suppress(ValueError):  # get_peft_model raises it again
             object.__new__(tuner)._prepare_adapter_config(config, {"model_type": model_type})
+
+
+@contextmanager
+def lora_without_casts(model: nn.Module) -> Iterator[None]:
+    """Keep LoRA's layers from casting their inputs to fp32 where autocast casts them back to its own type.
+
+    The results are the same bits, since fp32 has all values of bf16 and fp16. DoRA, dropout and other tuners compute
+    with the inputs, so that their models are left as they are.
+    """
+    layers = [each for each in model.modules() if isinstance(each, BaseTunerLayer)]
+    is_plain = all(
+        type(each) is Linear
+        and not each.lora_variant
+        and all(isinstance(dropout, nn.Identity) for dropout in each.lora_dropout.values())
+        for each in layers
+    )
+    with disable_input_dtype_casting(model, active=is_plain):
+        yield
 
 
 def merge_error(tuner: BaseTuner) -> str | None:

@@ -5,7 +5,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from peftkit.compat.peft import lora_without_casts
 from peftkit.config.progress import counted, stage
 from peftkit.training.callbacks import ProgressCallback
 from peftkit.training.trainer import scores_of
@@ -61,7 +62,8 @@ def fit(trainer: Trainer, checkpoints: Path) -> TrainingSummary:
         trainer.add_callback(ProgressCallback(progress))
         tracker = ResourceTracker(Path(last) if last else None, peak)
         trainer.add_callback(tracker)
-        trainer.train(resume_from_checkpoint=last)
+        with lora_without_casts(trainer.model) if trainer.args.bf16 or trainer.args.fp16 else nullcontext():
+            trainer.train(resume_from_checkpoint=last)
         seconds, peak_bytes = tracker.totals()
         reserved = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
     state = trainer.state

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 import pytest
 import torch
@@ -209,3 +212,23 @@ def test_a_hooked_tuner_replaces_nothing() -> None:
     assert set(names) <= {name for name, _ in model.named_modules()}
     tuner.unload()
     assert isinstance(model.classifier, nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("settings", "has_casts"), [({}, False), ({"use_dora": True}, True), ({"lora_dropout": 0.5}, True)]
+)
+def test_lora_without_casts_has_the_same_bits(settings: dict[str, Any], has_casts: bool) -> None:
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="SEQ_CLS", **settings)
+    model, found = get_peft_model(bert(), config).train(), []
+    layers = [each for each in model.modules() if isinstance(each, BaseTunerLayer)]
+    for casts in (nullcontext, partial(compat.lora_without_casts, model)):
+        torch.manual_seed(0)
+        model.zero_grad()
+        with casts(), torch.autocast("cpu", torch.bfloat16):
+            assert casts is nullcontext or {each.cast_input_dtype_enabled for each in layers} == {has_casts}
+            loss = model(input_ids=torch.arange(5, 15).view(2, 5), labels=torch.tensor([0, 1])).loss
+        loss.backward()
+        found.append([loss, *(weight.grad for weight in model.parameters() if weight.grad is not None)])
+    assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
+    assert all(each.cast_input_dtype_enabled for each in layers)
