@@ -122,7 +122,7 @@ def _train_all(configs: Sequence[RunConfig]) -> list[Path]:
     runs = [SideRun(number, len(configs), config) for number, config in enumerate(configs, start=1)]
     with log_records():
         if configs[0].workers is not None:
-            run_side_by_side(runs, receive)
+            run_side_by_side(runs, receive, sequential)
         for run in runs if configs[0].workers is None else []:
             try:
                 run_job(run.config, folders.append, sequential)

@@ -71,7 +71,9 @@ class SweepRunner:
             config = build_run(cfg, hydra.runtime.choices.get("recipe"), overrides, config_dir)
             config = with_workers(config, self.number_of_runs)
             if config.workers is not None:
-                self.side_runs = self.side_runs or SideRuns(self.number_of_runs, self.record_folder, self.fail)
+                self.side_runs = self.side_runs or SideRuns(
+                    self.number_of_runs, self.record_folder, self.fail, self.sequential
+                )
                 self.side_runs.submit(config)
                 return float("-inf")
             with shown_progress(not config.train.get("disable_tqdm", False)):

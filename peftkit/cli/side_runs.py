@@ -10,8 +10,9 @@ from peftkit.cli.sweep_status import describe_start, failure, time_left
 from peftkit.config import RunConfig, UserError
 from peftkit.config.console import log
 from peftkit.config.progress import shown_progress, stage
-from peftkit.config.worker_pool import Ended, Started, WorkerPool
-from peftkit.jobs.side_by_side import Crash, SideRun, open_pool
+from peftkit.config.worker_pool import Ended, Started
+from peftkit.jobs.sequential import SequentialSeeds
+from peftkit.jobs.side_by_side import Crash, RunPool, SideRun
 
 
 class SideRuns:
@@ -21,11 +22,18 @@ class SideRuns:
         total: the number of runs.
         record_folder: called with the folder of each run that starts.
         fail: called with the exit code and the message of each failure.
+        sequential: of a command with sequential seeds.
     """
 
-    def __init__(self, total: int, record_folder: Callable[[Path], None], fail: Callable[[int, str], None]) -> None:
-        self.total, self.record_folder, self.fail = total, record_folder, fail
-        self.pool: WorkerPool[SideRun] | None = None  # until the first run starts
+    def __init__(
+        self,
+        total: int,
+        record_folder: Callable[[Path], None],
+        fail: Callable[[int, str], None],
+        sequential: SequentialSeeds | None,
+    ) -> None:
+        self.total, self.record_folder, self.fail, self.sequential = total, record_folder, fail, sequential
+        self.pool: RunPool | None = None  # until the first run starts
         self.submitted = 0
         self.started: dict[int, float] = {}  # time, by the number of a run
         self.seconds: list[float] = []  # of each run that ended
@@ -34,7 +42,7 @@ class SideRuns:
         """Start a run, or leave it waiting for a process."""
         if self.pool is None:
             with shown_progress(), stage("importing the libraries"):
-                self.pool = open_pool(config, self._receive, can_fork=True)
+                self.pool = RunPool(config, self._receive, True, self.sequential)
             signal.signal(signal.SIGTERM, _interrupt)
         self.submitted += 1
         self.pool.submit(SideRun(self.submitted, self.total, config))

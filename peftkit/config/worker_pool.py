@@ -65,10 +65,14 @@ class WorkerPool(Generic[T]):
         self.waiting.append(task)
         self._receive(timeout=0)
 
-    def drain(self) -> None:
-        """Receive messages until all tasks have ended, then end the processes."""
+    def wait(self) -> None:
+        """Receive messages until all tasks have ended."""
         while self.waiting or self._busy():
             self._receive(timeout=None)
+
+    def drain(self) -> None:
+        """Receive messages until all tasks have ended, then end the processes."""
+        self.wait()
         for worker in self.workers:
             with suppress(OSError):
                 worker.connection.send(None)

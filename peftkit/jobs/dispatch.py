@@ -29,6 +29,7 @@ def run_job(
     job = JOBS[config.job]
     if config.sequential_seeds and config.job == "finetune" and sequential is None:
         raise UserError(refusal("sequential_seeds=true needs the seeds of a sweep", "~sequential_seeds"))
+    given, reason = config, None if sequential is None else sequential.begin(config)
     with ExitStack() as stack:
         stack.enter_context(open_code(config.allow_code or ()))
         if job.loads_model:
@@ -42,10 +43,10 @@ def run_job(
         module, _, name = job.entry.partition(":")
         function = getattr(import_module(module), name)
         arguments = {"on_start": on_start} if "on_start" in inspect.signature(function).parameters else {}
-        folder = None if sequential is None else sequential.skip(config)
+        folder = None if sequential is None else sequential.skip(config, reason)
         if folder is not None and on_start is not None:
             on_start(folder)
         found = function(config, **arguments) if folder is None else folder
         if sequential is not None:
-            sequential.add(config, found)
+            sequential.add(given, found)
         return found

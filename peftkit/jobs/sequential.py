@@ -31,19 +31,20 @@ class SequentialSeeds:
         self.settled: list[RunConfig] = []  # entries
         self.reasons: list[str] = []  # of these
 
-    def skip(self, config: RunConfig) -> Path | None:
-        """Return the folder of a run that is not needed, with a record of that; None for a run that is needed."""
-        from peftkit.jobs.finetune import skipped_run
-
+    def begin(self, config: RunConfig) -> str | None:
+        """Return why a run is not needed, None if it is; the first run of a seed looks at those of the earlier ones."""
         if config.seed not in self.begun:
             if len(self.begun) >= FIRST_LOOK:
                 self._look()
             self.begun.append(config.seed)
-        if len(self.begun) <= FIRST_LOOK:
-            return None
         entry = _entry_of(config)
-        reason = self.reasons[self.settled.index(entry)] if entry in self.settled else None
-        return skipped_run(config, reason)
+        return self.reasons[self.settled.index(entry)] if entry in self.settled else None
+
+    def skip(self, config: RunConfig, reason: str | None) -> Path | None:
+        """Return the folder of a run that is not needed, with a record of that; None for a run that is needed."""
+        from peftkit.jobs.finetune import skipped_run
+
+        return None if len(self.begun) <= FIRST_LOOK else skipped_run(config, reason)
 
     def add(self, config: RunConfig, folder: Path) -> None:
         """Add a run that has ended, or was skipped."""

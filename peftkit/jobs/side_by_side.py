@@ -15,6 +15,7 @@ from peftkit.config.imports import end_imports, start_imports
 from peftkit.config.progress import shown_progress
 from peftkit.config.worker_pool import Ended, WorkerPool
 from peftkit.jobs.dispatch import run_job
+from peftkit.jobs.sequential import SequentialSeeds
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class SideRun:
     number: int
     total: int
     config: RunConfig
+    sequential: SequentialSeeds | None = None
 
     def line(self, text: str) -> str:
         """Return a line that begins with the number of this run; its !! of a warning stays in front."""
@@ -64,37 +66,54 @@ def with_workers(config: RunConfig, runs: int) -> RunConfig:
     )
 
 
-def open_pool(config: RunConfig, receive: Receive, can_fork: bool) -> WorkerPool[SideRun]:
-    """Return the processes for runs, of which `receive` gets the lines, the folder, and the error or `Crash`.
+class RunPool(WorkerPool[SideRun]):
+    """Processes for runs, of which `receive` gets the lines, the folder, and the error or `Crash`.
 
     Args:
         config: of the first run.
         can_fork: whether this process has only imported what runs need, so that others can be forked from it.
+        sequential: of a command with sequential seeds: the runs of a seed start when those of the earlier ones ended.
     """
-    if can_fork := can_fork and sys.platform == "linux":
-        import torch
 
-        import_module(JOBS[config.job].entry.partition(":")[0])
-        end_imports()
-        can_fork = not torch.accelerator.is_available()  # its driver does not survive a fork
-    folders: dict[int, Path] = {}
+    def __init__(
+        self, config: RunConfig, receive: Receive, can_fork: bool, sequential: SequentialSeeds | None = None
+    ) -> None:
+        if can_fork := can_fork and sys.platform == "linux":
+            import torch
 
-    def receive_all(run: SideRun, message: Any) -> None:
+            import_module(JOBS[config.job].entry.partition(":")[0])
+            end_imports()
+            can_fork = not torch.accelerator.is_available()  # its driver does not survive a fork
+        assert config.workers is not None
+        super().__init__(config.workers, _run, self._receive_all, can_fork)
+        self.receive_run, self.sequential = receive, sequential
+        self.folders: dict[int, Path] = {}  # of the runs that did not fail
+
+    def submit(self, task: SideRun) -> None:
+        """Start a run, or leave it waiting for a process."""
+        if self.sequential is not None:
+            if task.config.seed not in self.sequential.begun:
+                self.wait()
+                self.sequential.begin(task.config)
+            task = replace(task, sequential=self.sequential)
+        super().submit(task)
+
+    def _receive_all(self, run: SideRun, message: Any) -> None:
         if isinstance(message, Path):
-            folders[run.number] = message
-        elif isinstance(message, Crash):
-            message = replace(message, folder=folders.get(run.number))
+            self.folders[run.number] = message
+        elif isinstance(message, (UserError, Crash)):
+            folder = self.folders.pop(run.number, None)
+            message = replace(message, folder=folder) if isinstance(message, Crash) else message
         elif isinstance(message, Ended) and message.reason is not None:
-            receive(run, _death(message.reason, folders.get(run.number)))
-        receive(run, message)
+            self.receive_run(run, _death(message.reason, self.folders.pop(run.number, None)))
+        elif isinstance(message, Ended) and self.sequential is not None and run.number in self.folders:
+            self.sequential.add(run.config, self.folders[run.number])
+        self.receive_run(run, message)
 
-    assert config.workers is not None
-    return WorkerPool(config.workers, _run, receive_all, can_fork)
 
-
-def run_side_by_side(runs: Sequence[SideRun], receive: Receive) -> None:
+def run_side_by_side(runs: Sequence[SideRun], receive: Receive, sequential: SequentialSeeds | None = None) -> None:
     """Run all in processes that are started anew, and end these if `receive` raises an error."""
-    pool = open_pool(runs[0].config, receive, can_fork=False)
+    pool = RunPool(runs[0].config, receive, can_fork=False, sequential=sequential)
     try:
         for run in runs:
             pool.submit(run)
@@ -122,7 +141,7 @@ def _run(run: SideRun, send: Callable[[Any], None]) -> None:
             from peftkit.jobs.search import run_lock
 
             with run_lock(run.config):  # an equal run of the command waits, and finds the result
-                run_job(run.config, send)
+                run_job(run.config, send, run.sequential)
     except UserError as error:
         send(error)
     except Exception as error:

@@ -31,8 +31,8 @@ def test_seeds_of_a_settled_entry_are_skipped_until_all_are_wanted(
         for score in result["scores"].values():
             score["value"] = (0.2 if low else 0.9) + result["meta"]["seed"] / 1000
         file.write_text(json.dumps(result))
-    for _ in range(2):  # the second time finds all decided
-        ended = fork_server.run([*command, "seed=range(5)", "sequential_seeds=true"], tmp_path)
+    for workers in ("workers=2", "workers=null"):  # the second time finds all decided
+        ended = fork_server.run([*command, "seed=range(5)", "sequential_seeds=true", workers], tmp_path)
         assert ended.code == 0, ended.stderr
         assert "stopped after 3 of 5 seeds: significantly below the best" in ended.stdout
         found = statuses(tmp_path / "out")

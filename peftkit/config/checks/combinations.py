@@ -196,11 +196,6 @@ def _process_errors(run: RunConfig) -> Iterator[str]:
     if run.workers is not None and run.workers > 1 and processes != "1":
         wrong = f"workers={run.workers} starts a process for each run, but these are {processes} processes of one run"
         yield refusal(wrong, "~workers")
-    if run.sequential_seeds and run.workers is not None and run.workers > 1:
-        wrong = (
-            "sequential_seeds=true decides after each seed which runs of the next one start, so none train side by side"
-        )
-        yield refusal(wrong, "~workers")
 
 
 def _training_errors(run: RunConfig) -> Iterator[str]:
