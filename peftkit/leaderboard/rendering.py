@@ -107,12 +107,17 @@ def _cost_cell(entry: BoardEntry, name: str, cost: Cost, marks: dict[str, str]) 
 
 def marks_of(ranked: Sequence[Ranked]) -> dict[str, str]:
     """Return a letter for each machine; empty if there is only one."""
-    devices = sorted({device for entry, _ in ranked for device in entry.timed})
+    devices = _devices(ranked)
     return (
         {device: chr(ord("A") + n) if n < 26 else str(n) for n, device in enumerate(devices)}
         if len(devices) > 1
         else {}
     )
+
+
+def _devices(ranked: Sequence[Ranked]) -> list[str]:
+    """Return the machines on which times were measured, each with how its runs shared it."""
+    return sorted({device for entry, _ in ranked for device in entry.timed})
 
 
 def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
@@ -127,6 +132,7 @@ def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
     counts = {task: " and ".join(map(str, each)) for task, each in sizes.items()}
     is_same = len(set(counts.values())) == 1
     train = f"{next(iter(counts.values()))} each" if is_same else ", ".join(f"{task} {n}" for task, n in counts.items())
+    devices = _devices(ranked)
     named = "; ".join(f"{mark} = {device}" for device, mark in marks.items())
     notes = [
         (len({entry.model for entry in entries}) == 1, f"Model: {entries[0].model}."),
@@ -141,6 +147,7 @@ def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
             not all(up for entry in entries for up in entry.higher_is_better.values()),
             "↓ lower is better; in its own unit, not times 100.",
         ),
+        (len(devices) == 1, f"Machine: {', '.join(devices)}."),
         (marks, f"Machines (their times, memory and tokens/s do not compare): {named}."),
     ]
     return [text for is_true, text in notes if is_true]

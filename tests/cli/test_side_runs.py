@@ -57,6 +57,7 @@ def test_runs_side_by_side_equal_runs_alone(sweep: Callable[..., Finished], tmp_
         assert result["meta"]["threads"] == side[seed]["meta"]["threads"] == 1
         assert "at a time" not in result["meta"]["device"]
         assert result["scores"] == side[seed]["scores"] and result["audit"] == side[seed]["audit"]
+    assert "Machine: cpu" in together.stdout and "2 runs at a time." in together.stdout
     weights = [sorted((tmp_path / name).rglob("*.safetensors")) for name in ("together", "alone")]
     assert [each.read_bytes() for each in weights[0]] == [each.read_bytes() for each in weights[1]] != []
 

@@ -71,6 +71,7 @@ function drawNotes(here) {
     "Entries that share a letter do not differ significantly; the shaded ones have no significant difference from the best of their task.",
     here?.baselines ? `${here.baselines} vs. majority: whether an entry is significantly better than the baseline that always gives the same answer.` : null,
     here?.models.length === 1 ? `Model: ${here.models[0]}.` : null,
+    machine() ? `Times, memory and tokens per second are of ${machine()}.` : null,
     "Time to 95 % of full: seconds of training until the chosen trial scored 95 % of full fine-tuning's score, on held-out training examples.",
     "PSCP (PEFT Soft Cost Penalties, Belanec et al. 2025): score / (1 + trained / all parameters) / (1 + latency / full's) / (1 + peak memory / full's), with constants of this board.",
     ...data.notes,
