@@ -111,9 +111,11 @@ class SweepRunner:
             self._interrupt()
 
     def _interrupt(self) -> None:
-        ended = 0 if self.side_runs is None else self.side_runs.stop()
-        runs = f"; {ended} runs that were training have ended" if ended else ""
+        number = 0 if self.side_runs is None else self.side_runs.running
+        runs = f"; the {number} runs that are training end" if number else ""
         self.fail(130, f"interrupted{runs}; the same command resumes from the last checkpoint")
+        if self.side_runs is not None:
+            self.side_runs.stop()
 
     def _announce(self, config: RunConfig) -> None:
         """Log which run of a sweep starts, and how long the remaining ones take if they are like those before.

@@ -52,9 +52,15 @@ class SideRuns:
         if self.pool is not None:
             self.pool.drain()
 
-    def stop(self) -> int:
-        """End the processes, and return how many of them were running something."""
-        return 0 if self.pool is None else self.pool.stop()
+    @property
+    def running(self) -> int:
+        """The number of runs that have started and not ended."""
+        return len(self.started) - len(self.seconds)
+
+    def stop(self) -> None:
+        """End the processes."""
+        if self.pool is not None:
+            self.pool.stop()
 
     def _receive(self, run: SideRun, message: Any) -> None:
         """Show what a process sends about its run."""

@@ -79,9 +79,8 @@ class WorkerPool(Generic[T]):
             worker.process.join()
         self.workers.clear()
 
-    def stop(self) -> int:
-        """Drop the waiting tasks, interrupt the running ones, end the processes; return how many were running."""
-        running = len(self._busy())
+    def stop(self) -> None:
+        """Drop the waiting tasks, interrupt the running ones, and end the processes."""
         self.waiting.clear()
         for worker in self.workers:
             worker.process.terminate()
@@ -93,7 +92,6 @@ class WorkerPool(Generic[T]):
             for worker in self.workers:
                 worker.process.kill()
             self.workers.clear()
-        return running
 
     def _busy(self) -> list[_Worker[T]]:
         return [worker for worker in self.workers if worker.task is not None]

@@ -26,7 +26,7 @@ def accuracy_or_end(labels, predictions):
     return mean(1.0 * (predictions == labels))
 """
 KILL_ONE = "Path('killed').exists() or (Path('killed').touch(), os.kill(os.getpid(), signal.SIGKILL))"
-INTERRUPT = "os.kill(os.getppid(), signal.{name}); time.sleep(30)"
+INTERRUPT = "Path('sent').exists() or (Path('sent').touch(), os.kill(os.getppid(), signal.{name})); time.sleep(30)"
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_process_that_is_killed_fails_its_run_only(sweep: Callable[..., Finish
 def test_an_interrupted_command_ends_its_processes(sweep: Callable[..., Finished], tmp_path: Path, name: str) -> None:
     done = sweep("seed=0,1,2", "workers=2", *own_metric(tmp_path, INTERRUPT.format(name=name)))
     assert done.code == 130
-    assert "runs that were training have ended; the same command resumes" in done.stderr
+    assert "interrupted; the 2 runs that are training end; the same command resumes" in done.stderr
     assert {result["meta"]["status"] for result in results(tmp_path).values()} == {"interrupted"}
     assert done.seconds < 25
 
