@@ -19,7 +19,7 @@ from peftkit.paths import atomic_write
 from peftkit.pipeline.examples import RunContext
 from peftkit.results.run_result import RunResult
 
-SUMS = ("train_seconds", "eval_seconds", "tokens", "steps")
+SUMS = ("train_seconds", "feature_seconds", "eval_seconds", "tokens", "steps")
 LARGEST = ("train_peak_bytes", "train_reserved_bytes", "eval_peak_bytes")
 
 
@@ -80,7 +80,7 @@ def _pooled(
 def _costs(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the costs of all folds together: times, tokens and steps add up, memory is that of the largest."""
     found = dict(costs[0])
-    found |= {name: sum(each[name] for each in costs) for name in SUMS}
+    found |= {name: sum(each[name] for each in costs) for name in SUMS if name in found}
     found |= {name: max(each[name] or 0 for each in costs) or None for name in LARGEST if name in found}
     return found | {"tokens_per_second": found["tokens"] / found["train_seconds"] if found["tokens"] else 0.0}
 

@@ -98,14 +98,14 @@ def make_plan(config: RunConfig) -> Plan:
     source = find_model(config.model, config.source)
     dataset = load_task_dataset(config.task, config.data_root, config.source, calibration=config.calibration.holdout)
     warn_substitutions(source, dataset.source)
-    examples, holdout = dataset.splits[config.task.splits["train"]], None
+    examples, holdout = dataset.splits[train := config.task.splits["train"]], None
     if config.early_stopping.patience is not None:
         examples, holdout = split_holdout(dataset, config.task, config.early_stopping.holdout)
     bundle, encoded = build(config, source, dataset.label_names, examples)
     arguments = training.training_arguments(config.train, config.seed)
     inputs, parameters = _training_inputs(config, encoded), count_parameters(bundle.model)
     steps = optimizer_steps(arguments, len(encoded.lengths)) if parameters.trainable else 0
-    loss = custom_loss(config, bundle, encoded) if config.distill.teacher is None else None
+    loss = None if config.distill.teacher else custom_loss(config, bundle, encoded)
     number = len(candidates(config)) if parameters.trainable else 0
     rounds = halving_rounds(number, config.search.halving_factor) if number else []
     order = first_order(train_sampler(config, encoded, arguments), encoded)
@@ -113,8 +113,7 @@ def make_plan(config: RunConfig) -> Plan:
     with attached_states(config, bundle, encoded, StateCache()) as states:
         step = TrainingStep(make_trainer(config, bundle, arguments, inputs, loss=loss))
         loading = time.perf_counter() - started
-        tables = (table for name, table in dataset.splits.items() if name != config.task.splits["train"])
-        parts = [encoded, *map(bundle.format.encode, tables)]
+        parts = [encoded, *(bundle.format.encode(each) for name, each in dataset.splits.items() if name != train)]
         with stage("measuring the memory"):
             scored = _largest_batch(config, parts[1:], arguments.eval_batch_size)
             memory = predict_memory(step, _largest_batch(config, parts[:1], arguments.train_batch_size), scored, used)
@@ -122,10 +121,11 @@ def make_plan(config: RunConfig) -> Plan:
             memory = replace(memory, states=states.needed_bytes(np.concatenate([part.lengths for part in parts])))
         if config.plan.measure and memory.is_measured:
             with stage("measuring the duration"):
-                trained, once = _training_seconds(step, inputs, encoded, order, steps, states)
-                estimate = estimate_duration(config, bundle, dataset, len(holdout or ()), loading, trained, rounds)
-                if states is not None:
-                    estimate = _with_reused_states(estimate, once, config.search.samples, parts[1:], rounds)
+                for _ in range(1 if states is None else 2):  # the states of the second time are known
+                    trained = estimate_training(step, inputs, encoded.lengths, order, steps)
+                    estimate = estimate_duration(config, bundle, dataset, len(holdout or ()), loading, trained, rounds)
+                if estimate is not None and states is not None and states.computed:
+                    estimate = _with_reused_states(estimate, states, parts, config.search.samples)
     epochs = arguments.num_train_epochs if parameters.trainable else 0
     return Plan(
         run=f"{config.method.name} of {source.name} on {config.task.name} ({dataset.source.name}), seed {config.seed}",
@@ -154,32 +154,21 @@ def make_plan(config: RunConfig) -> Plan:
     )
 
 
-def _training_seconds(
-    step: TrainingStep, inputs: Any, encoded: Encoded, order: Any, steps: int, states: FrozenStates | None
-) -> tuple[float, float]:
-    """Return the seconds of the steps, and those of computing the states of a frozen base once before them."""
-    trained = estimate_training(step, inputs, encoded.lengths, order, steps)
-    if states is None or not states.computed:
-        return trained, 0.0
-    once = states.seconds / states.computed_tokens * encoded.tokens
-    return estimate_training(
-        step, inputs, encoded.lengths, order, steps
-    ), once  # the same batches, whose states are known
-
-
-def _with_reused_states(
-    estimate: Duration, once: float, samples: int, scored: Sequence[Encoded], rounds: Sequence[tuple[int, float]]
-) -> Duration:
-    """Return the duration where trials share the states of a frozen base, which are computed once.
+def _with_reused_states(estimate: Duration, states: FrozenStates, parts: Sequence[Encoded], samples: int) -> Duration:
+    """Return the duration with that of computing the states of a frozen base once for a run and its trials.
 
     Args:
-        once: seconds of computing the states of training examples.
-        samples: number of examples that score the trials.
-        scored: the validation splits.
+        estimate: where all states are known.
+        parts: the training split, and those that are scored.
+        samples: number of training examples that score the trials.
     """
-    scoring = estimate.evaluation * samples / sum(len(part.has_label) for part in scored)
-    trials = sum(count * (estimate.loading + share * estimate.training) for count, share in rounds)
-    return replace(estimate, training=estimate.training + once, trials=trials + scoring if rounds else 0.0)
+    once, *scored = (states.predicted_seconds(part.lengths) for part in parts)
+    return replace(
+        estimate,
+        training=estimate.training + once,
+        evaluation=estimate.evaluation + sum(scored),
+        trials=estimate.trials and estimate.trials + once * samples / len(parts[0].lengths),
+    )
 
 
 @cache

@@ -55,7 +55,7 @@ class FrozenStates:
         self.cache = CACHE if cache is None else cache
         self.cache.run += 1
         self.computed = self.reused = self.dropped = 0  # examples; `dropped` have no room in the cache
-        self.seconds, self.computed_tokens = 0.0, 0  # of computing states
+        self.seconds, self.computed_tokens = 0.0, 0  # of computing states, with padding
         self.tokens: int | None = None  # of a pass, in place of `TOKENS`
         self.recorded: Texts | None = None
         self.original, self.signature = self.stack.forward, inspect.signature(self.stack.forward)
@@ -77,6 +77,11 @@ class FrozenStates:
         vectors = len(lengths) if self.kept in POOLED else len(lengths) * self.width or int(np.sum(lengths))
         size = sum(each.nbytes // (len(each) if each.ndim > 1 else 1) for each in states)
         return min(self.cache.limit, vectors * size + len(lengths) * len(states) * OBJECT)
+
+    def predicted_seconds(self, lengths: Sequence[int] | np.ndarray) -> float:
+        """Return the seconds of computing the states of examples of these lengths, after some were computed."""
+        tokens = sum(self._padded_width(int(length)) for length in lengths)
+        return self.seconds / self.computed_tokens * tokens
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the output of the backbone for a batch."""
@@ -140,7 +145,6 @@ class FrozenStates:
             for keys in passes if world is None else passes[world.process_index :: world.num_processes]:
                 found |= self._compute_pass({key: texts[key] for key in keys})
         self.computed += len(found)
-        self.computed_tokens += sum(len(texts[key]["input_ids"]) for key in found)
         self.seconds += time.perf_counter() - started
         if world is not None and world.num_processes > 1:
             found = {key: each for part in gather_object([found]) for key, each in part.items()}
@@ -211,6 +215,7 @@ class FrozenStates:
         width = self._padded_width(len(rows[0]["input_ids"]))
         rows += rows[-1:] * (self._pass_size(width) - len(rows))
         batch = self._batch(rows, width)
+        self.computed_tokens += batch["attention_mask"].numel()
         device = next(self.stack.parameters()).device
         inputs = {name: values.to(device) for name, values in batch.items()}
         out = self._compute((), {**inputs, "output_hidden_states": self.mixes, "return_dict": True})

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import commands
+from helpers.interruption import broken_off
 
 from peftkit.data import array_cache
 from peftkit.jobs.finetune import finetune
@@ -35,12 +36,12 @@ def run(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
     monkeypatch.setattr(FrozenStates, "compute", counted)
 
-    def train(*words: str, limit: int = LIMIT) -> tuple[RunResult, list[int]]:
+    def train(*words: str, limit: int = LIMIT, force: bool = True) -> tuple[RunResult, list[int]]:
         monkeypatch.setattr(CACHE, "limit", limit)
         CACHE.entries.clear()
         CACHE.bytes = 0
         sizes.clear()
-        (config,) = commands.choose(tiny("bert", "force=true", "train.num_train_epochs=2", *words))
+        (config,) = commands.choose(tiny("bert", f"force={force}", "train.num_train_epochs=2", *words))
         return RunResult(finetune(config)), list(sizes)
 
     return train
@@ -89,6 +90,16 @@ def test_states_that_do_not_fit_into_memory_are_mapped_from_their_files(run: Any
         file.unlink()
     result, computed = run(*words, limit=60 * OBJECT)
     assert len(computed) == 1 and CACHE.bytes <= 60 * OBJECT
+    assert np.array_equal(outcome(result)[1], expected[1])
+
+
+def test_a_resumed_run_reads_its_states_and_continues_as_if_it_was_not_interrupted(run: Any) -> None:
+    words = ("task=mrpc", "method=linear_probe")
+    expected = outcome(run(*words)[0])
+    with broken_off(step=4):
+        run(*words)
+    result, computed = run(*words, force=False)
+    assert computed == [] and result.record["meta"]["status"] == "finished"
     assert np.array_equal(outcome(result)[1], expected[1])
 
 
