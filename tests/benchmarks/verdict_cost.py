@@ -50,7 +50,7 @@ def main(glue: Path, output: Path) -> None:
         grid = sum(mean(times) for times in plain.values()) * RATES * SEEDS
         board = [sys.executable, "-m", "peftkit", "-m", f"data_root={glue}", f"out={folder / 'out'}", *BOARD]
         board += [f"task={','.join(COLUMNS)}", "workers=2"]
-        fast = _seconds([*board, "sequential=true"])
+        fast = _seconds([*board, "sequential_seeds=true"])
         verdict = _differing_from_full(folder)
         rest = _seconds(board)
         whole = _differing_from_full(folder)
