@@ -14,6 +14,7 @@ import pytest
 from helpers.commands import choose
 
 from peftkit.config.bench_variants import LADDER, VARIANTS
+from peftkit.pipeline.bench.measure import training_command
 from peftkit.pipeline.bench.page import render_benches
 from peftkit.pipeline.bench.records import BenchResults, Comparison, Measurement, Probe, read_bench, write_bench
 from peftkit.pipeline.bench.summary import score_difference, summarize
@@ -77,6 +78,15 @@ def test_variants_alternate_with_seeds_of_their_own() -> None:
     ladder = [means.variant.name for means in LADDER]
     names = {5: [*VARIANTS, *ladder], 6: ["trainer", "loop", "peftkit", *ladder], 7: ladder}
     assert found == [(name, seed) for seed in names for name in names[seed]]
+
+
+def test_peftkit_trains_the_settings_of_the_recipe(tmp_path: Path) -> None:
+    for bench in choose(["recipe=bench", "source=offline"]):
+        (run,) = choose(training_command(bench, VARIANTS["peftkit"], seed=4, out=tmp_path))
+        assert (run.job, run.seed, run.out) == ("finetune", 4, str(tmp_path))
+        assert run.task.max_train_samples == 2000
+        kept = ("model", "method", "task", "train", "source")
+        assert [getattr(run, name) for name in kept] == [getattr(bench, name) for name in kept]
 
 
 def test_only_the_loop_has_the_attention_that_was_measured() -> None:

@@ -23,7 +23,7 @@ from peftkit.pipeline.bench import plain_script
 from peftkit.pipeline.bench.records import Measurement, Probe
 from peftkit.results.run_folder import read_result, write_text
 
-SET_HERE = ("job", "out", "seed", "force", "output", "recipe")  # overrides that the bench sets itself
+SET_HERE = ("job", "out", "seed", "force", "output")  # overrides that the bench sets itself
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,19 @@ def measure(work: Work, variant: Variant, seed: int, attention: str) -> Measurem
             _run_with_spec(["-P", str(plain_script.__file__)], spec, folder)
         else:
             out = folder / "out"
-            typed = [each for each in work.config.overrides if not _is_set_here(each)]
-            added = {"job": "finetune", "seed": seed, "out": str(out)}
-            command = [*typed, *variant.overrides, *(f"{key}={as_override(value)}" for key, value in added.items())]
-            _run(["-m", "peftkit", *command], folder)
+            _run(["-m", "peftkit", *training_command(work.config, variant, seed, out)], folder)
         seconds, cpu_seconds = clock.elapsed()
         first_step, train_seconds, found = _plain_output(work, folder) if variant.is_plain else _result(work, out)
     return Measurement(
         variant.name, seed, seconds, cpu_seconds, first_step - clock.started, train_seconds, round(found, 6)
     )
+
+
+def training_command(config: RunConfig, variant: Variant, seed: int, out: Path) -> list[str]:
+    """Return peftkit's arguments that train what a bench measures; of its recipe, without the job and the sweep."""
+    typed = [each for each in config.overrides if not _is_set_here(each)]
+    added = {"job": "finetune", "hydra.mode": "RUN", "seed": seed, "out": str(out)}
+    return [*typed, *variant.overrides, *(f"{key}={as_override(value)}" for key, value in added.items())]
 
 
 def _plain_output(work: Work, folder: Path) -> tuple[float, float, float]:
