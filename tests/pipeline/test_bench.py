@@ -105,6 +105,34 @@ def test_the_loop_has_the_batches_of_peftkit() -> None:
         assert found.tolist() == LengthGroupedSampler(lengths, 8, 3).order(epoch).tolist()
 
 
+def test_the_plain_script_predicts_in_the_order_of_the_examples(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    import torch
+    from datasets import Dataset, DatasetDict
+
+    from peftkit.pipeline.bench.plain_script import load_model, load_tokenizer, train_by_trainer
+
+    train = {
+        "learning_rate": 1e-2,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+    }
+    spec = {
+        "checkpoint": str(checkpoints["bert"]), "revision": "main", "num_labels": 2, "attention": None, "seed": 0, "peft": None,
+        "train": train, "folder": str(tmp_path), "precision": "fp32", "sampling": "group_by_length",
+    }  # fmt: skip
+    tokenizer = load_tokenizer(spec)
+    model = load_model(spec, tokenizer)
+    ids = [[2, *[5 + number] * length, 3] for number, length in enumerate([3, 9, 1, 7, 5, 2, 8, 4, 6])]
+    examples = {"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids], "label": [0, 1, 0] * 3}
+    rows = DatasetDict(dict.fromkeys(("train", "validation"), Dataset.from_dict(examples)))
+    _, logits = train_by_trainer(spec, model, tokenizer, rows)
+    with torch.no_grad():
+        expected = [model.eval()(torch.tensor([each])).logits[0].tolist() for each in ids]
+    assert np.array(expected).std(axis=0).min() > 1e-4  # so that another order shows
+    assert np.allclose(logits, expected, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_the_flops_are_those_of_the_matrix_products(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """Each product is needed once forward and twice backward: for the gradients of its two factors."""

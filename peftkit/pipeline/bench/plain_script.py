@@ -101,12 +101,21 @@ def training_arguments(spec: dict[str, Any]) -> TrainingArguments:
     )
 
 
+class OrderedTrainer(Trainer):
+    """A Trainer that knows the order in which it predicts, which for batches of similar length is not the examples'."""
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        sampler = super()._get_eval_sampler(eval_dataset)
+        self.order = list(range(len(eval_dataset)) if sampler is None else sampler)
+        return self.order
+
+
 def train_by_trainer(
     spec: dict[str, Any], model: Any, tokenizer: Any, rows: datasets.DatasetDict
 ) -> tuple[dict[str, Any], Any]:
     """Train, predict the validation examples and save the model; return the times and the logits."""
     first_step = FirstStep()
-    trainer = Trainer(
+    trainer = OrderedTrainer(
         model,
         training_arguments(spec),
         train_dataset=rows["train"],
@@ -117,7 +126,7 @@ def train_by_trainer(
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
-    logits = trainer.predict(rows["validation"]).predictions
+    logits = trainer.predict(rows["validation"]).predictions[np.argsort(trainer.order)]
     trainer.save_model(str(Path(spec["folder"]) / "model"))
     return {"train_seconds": seconds, "first_step": first_step.time}, logits
 
