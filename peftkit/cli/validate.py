@@ -185,10 +185,11 @@ def _hydra_errors(overrides: Sequence[str], composer: Composer) -> Iterator[str]
     sweeper, launcher = str(cfg.hydra.sweeper._target_), str(cfg.hydra.launcher._target_)
     for target in (target for target in (sweeper, launcher) if not target.startswith(HYDRA_PACKAGES)):
         yield f"{target} is no sweeper or launcher of Hydra; use hydra/launcher=basic hydra/sweeper=basic"
-    if (cfg.workers or 1) != 1 and not ("BasicSweeper" in sweeper and "BasicLauncher" in launcher):
-        wrong = f"workers={cfg.workers} trains the runs of a plain sweep on this machine, not those of {{other}}"
-        yield refusal(wrong.format(other=launcher if "BasicSweeper" in sweeper else sweeper), "~workers")
-    if cfg.sequential_seeds and not ("BasicSweeper" in sweeper and "BasicLauncher" in launcher):
+    others = [each for each, plain in ((sweeper, "BasicSweeper"), (launcher, "BasicLauncher")) if plain not in each]
+    if others and (cfg.workers or 1) != 1:
+        wrong = f"workers={cfg.workers} trains the runs of a plain sweep on this machine, not those of {others[0]}"
+        yield refusal(wrong, "~workers")
+    if others and cfg.sequential_seeds:
         yield refusal("sequential_seeds=true decides between the runs of a plain sweep only", "~sequential_seeds")
     if "BasicSweeper" not in sweeper and cfg.job != "finetune":
         yield f"job={cfg.job} has no score for hydra/sweeper=optuna; use job=finetune, or drop the sweeper"
