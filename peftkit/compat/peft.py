@@ -10,6 +10,7 @@ from aenum import extend_enum
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftType
 from peft.helpers import disable_input_dtype_casting
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.ia3.layer import Linear as IA3Linear
 from peft.tuners.lora.layer import Linear
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
@@ -27,6 +28,7 @@ __all__ = [
     "disabled_adapters",
     "dequantize_module_weight",
     "fill_target_modules",
+    "computes_with_weight",
     "lora_without_casts",
     "ignored_tie_warnings",
     "merge_error",
@@ -73,6 +75,11 @@ def lora_without_casts(model: nn.Module) -> Iterator[None]:
     )
     with disable_input_dtype_casting(model, active=is_plain):
         yield
+
+
+def computes_with_weight(layer: BaseTunerLayer) -> bool:
+    """Return whether a layer of PEFT may compute with its base's weight, rather than only call the base."""
+    return type(layer) not in (Linear, IA3Linear) or bool(getattr(layer, "lora_variant", None))
 
 
 def merge_error(tuner: BaseTuner) -> str | None:

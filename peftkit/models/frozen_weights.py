@@ -1,16 +1,21 @@
-"""Frozen weights of a backbone: whether it has only these, their digest, and their casts to the compute precision."""
+"""Frozen weights: whether a backbone has only these, their digest, and their casts to the compute precision."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 import xxhash
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
+from peftkit.compat.peft import computes_with_weight
 from peftkit.compat.transformers import attention_implementation
+from peftkit.compat.tuner import TunerLayer
 from peftkit.models.pooling import stack_of
 
 UNUSED = ("id2label", "label2id", "problem_type", "architectures", "_name_or_path", "dtype")  # settings of a backbone
@@ -58,3 +63,32 @@ def cast_once(stack: nn.Module) -> Iterator[None]:
     finally:
         for weight in frozen:
             weight.requires_grad_(False)
+
+
+@contextmanager
+def frozen_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Hold the frozen weights of linear layers in the precision to which autocast casts them in each step.
+
+    The results are the same bits, and after the block the weights are. Weights are held that are in fp32 and that only
+    the product of their own layer reads: not tied weights, nor those with which a method of PEFT computes.
+    """
+    excluded = {
+        id(child)
+        for layer in model.modules()
+        if isinstance(layer, BaseTunerLayer) and not isinstance(layer, TunerLayer) and computes_with_weight(layer)
+        for child in cast(nn.Module, layer).modules()
+    }
+    uses = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+    held: list[tuple[nn.Module, nn.Parameter]] = [
+        (each, each.weight)
+        for each in model.modules()
+        if type(each) in (nn.Linear, Conv1D) and id(each) not in excluded
+        if not each.weight.requires_grad and each.weight.dtype == torch.float32 and uses[id(each.weight)] == 1
+    ]
+    for layer, weight in held:
+        layer.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+    try:
+        yield
+    finally:
+        for layer, weight in held:
+            layer.weight = weight

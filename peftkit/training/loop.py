@@ -5,7 +5,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +19,10 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from peftkit.compat.dropout import fast_masks
 from peftkit.compat.peft import lora_without_casts
 from peftkit.config.progress import counted, stage
+from peftkit.models.frozen_weights import frozen_in
 from peftkit.training.callbacks import ProgressCallback
 from peftkit.training.trainer import scores_of
 
@@ -62,13 +64,27 @@ def fit(trainer: Trainer, checkpoints: Path) -> TrainingSummary:
         trainer.add_callback(ProgressCallback(progress))
         tracker = ResourceTracker(Path(last) if last else None, peak)
         trainer.add_callback(tracker)
-        with lora_without_casts(trainer.model) if trainer.args.bf16 or trainer.args.fp16 else nullcontext():
+        with fast_steps(trainer):
             trainer.train(resume_from_checkpoint=last)
         seconds, peak_bytes = tracker.totals()
         reserved = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
     state = trainer.state
     epochs, history = float(state.epoch or 0), state.log_history
     return TrainingSummary(seconds, peak_bytes, reserved, state.global_step, epochs, history, tracker.first_step)
+
+
+@contextmanager
+def fast_steps(trainer: Trainer) -> Iterator[None]:
+    """Save work in the training steps of this block; see docs/explanation/training-step.md."""
+    arguments, is_single = trainer.args, trainer.args.world_size == 1
+    with ExitStack() as means:
+        if arguments.bf16 or arguments.fp16:
+            means.enter_context(lora_without_casts(trainer.model))
+        if arguments.device.type == "cpu" and not arguments.torch_compile:
+            means.enter_context(fast_masks())
+            if arguments.bf16 and is_single:
+                means.enter_context(frozen_in(trainer.model, torch.bfloat16))
+        yield
 
 
 class ResourceTracker(TrainerCallback):

@@ -1,4 +1,4 @@
-"""Seconds of training steps on this CPU with lengths padded to multiples, and with frozen weights in bf16.
+"""Seconds of training steps on this CPU with lengths padded to multiples.
 
     python tests/benchmarks/step_shapes.py
 
@@ -22,15 +22,10 @@ LENGTHS = np.random.default_rng(0).geometric(1 / 10, size=8) + 4  # of batches, 
 TURNS = 3
 
 
-def lora_model(dtype: torch.dtype | None = None) -> Any:
-    """Return the model, its frozen weights in this type."""
+def lora_model() -> Any:
     torch.manual_seed(0)
     base = BertForSequenceClassification(BertConfig(attn_implementation="eager", **SIZES))
-    model = get_peft_model(base, LoraConfig(r=8, target_modules="all-linear", task_type="SEQ_CLS"))
-    for weight in model.parameters():
-        if dtype is not None and not weight.requires_grad and weight.ndim == 2:
-            weight.data = weight.data.to(dtype)
-    return model.train()
+    return get_peft_model(base, LoraConfig(r=8, target_modules="all-linear", task_type="SEQ_CLS")).train()
 
 
 def steps(model: Any, width: Callable[[int], int]) -> float:
@@ -49,12 +44,11 @@ def steps(model: Any, width: Callable[[int], int]) -> float:
 
 
 def main() -> None:
-    plain, half = lora_model(), lora_model(torch.bfloat16)
-    variants = {"as long as the batch": (plain, 1), "frozen weights in bf16": (half, 1)}
-    variants |= {f"multiples of {size}": (plain, size) for size in (8, 16, 32)}
+    model = lora_model()
+    variants = {"as long as the batch": 1, **{f"multiples of {size}": size for size in (8, 16, 32)}}
     found: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(TURNS):
-        for name, (model, size) in variants.items():
+        for name, size in variants.items():
             found[name].append(steps(model, lambda length, size=size: -(-length // size) * size))  # type: ignore[misc]
     least = min(found["as long as the batch"][1:])
     print(
