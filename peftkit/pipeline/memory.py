@@ -122,7 +122,10 @@ def predict_memory(
     is_measured = trained <= SPARE * free_memory()
     if is_measured:
         trained = max(_peak_of(step.run, step.collate(examples)), gradients)
-    evaluated = len(scored) * _peak_of(step.score, step.collate(scored[:1])) if scored else 0
+    evaluated = 0
+    if scored:
+        step.score(one := step.collate(scored[:1]))  # a first pass may take memory that further examples do not
+        evaluated = len(scored) * _peak_of(step.score, one)
     if evaluated > SPARE * free_memory():
         is_measured = False
     elif scored:
