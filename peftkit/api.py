@@ -7,11 +7,11 @@ command line: `train={"num_train_epochs": 1}`, `search={"lr_multipliers": [0.3, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from peftkit.cli import arguments
 from peftkit.cli.compose import open_composer
@@ -22,7 +22,8 @@ from peftkit.config.console import log, log_records
 from peftkit.config.own_code import open_code
 from peftkit.jobs.dispatch import run_job
 from peftkit.jobs.sequential import SequentialSeeds
-from peftkit.jobs.side_by_side import Crash, SideRun, run_side_by_side, with_workers
+from peftkit.jobs.side_by_side import Crash, SideRun, run_side_by_side
+from peftkit.jobs.workers import with_same_workers, with_workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +68,7 @@ def finetune(
     from peftkit.results.run_result import RunResult
 
     chosen = {"recipe": recipe, "model": model, "method": method, "task": task, "seed": seed, "train": train}
-    return RunResult(_run(_config(settings, **chosen)))
+    return RunResult(_run(with_workers(_config(settings, **chosen), 1)))
 
 
 @sharing()
@@ -76,7 +77,7 @@ def compare(
     methods: Sequence[str],
     tasks: Sequence[str],
     seeds: int | Sequence[int] = 3,
-    workers: int | None = None,
+    workers: int | Literal["auto"] | None = None,
     model: str | None = None,
     recipe: str | None = None,
     train: Mapping[str, Any] | None = None,
@@ -86,8 +87,8 @@ def compare(
 
     Args:
         seeds: seeds, or how many from 0 on.
-        workers: runs that train at the same time, each in a process that is started anew; a script needs
-            `if __name__ == "__main__":` then. None trains one after the other in this process.
+        workers: runs that train at the same time ("auto": as cores, memory and GPUs allow), each in a process that is
+            started anew; a script needs `if __name__ == "__main__":` then. None trains one after the other in this one.
 
     Raises:
         UserError: a name, key or value is wrong, before any run starts. A run that fails later is on the board.
@@ -98,9 +99,9 @@ def compare(
     numbers = arguments.some("seeds", range(seeds) if isinstance(seeds, int) else seeds, "seed", int)
     chosen = {"recipe": recipe, "model": model, "train": train, "workers": workers}
     runs = [_values(settings, **chosen, task=t, method=m, seed=n) for t, m, n in product(tasks, methods, numbers)]
-    configs = [with_workers(config, len(runs)) for config in _configs(runs)]
-    if configs[0].sequential_seeds:
-        configs.sort(key=lambda config: numbers.index(config.seed))
+    with log_records():
+        configs = with_same_workers(_configs(runs))
+    configs.sort(key=lambda config: numbers.index(config.seed) if config.sequential_seeds else 0)
     return Board.read(_train_all(configs))
 
 
@@ -286,9 +287,9 @@ def _values(settings: Mapping[str, Any], **chosen: Any) -> dict[str, Any]:
     return {**chosen, **settings}
 
 
-def _run(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Path:
+def _run(config: RunConfig) -> Path:
     with log_records():
-        return Path(run_job(config, on_start))
+        return Path(run_job(config))
 
 
 @contextmanager

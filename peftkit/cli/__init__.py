@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import NoReturn
 
 from peftkit import paths
-from peftkit.cli.compose import Composer, open_composer, plan_sweep
+from peftkit.cli.compose import Composer, build_run, open_composer, plan_sweep, without_hydra
 from peftkit.cli.files import register_files
 from peftkit.cli.help import help_text
 from peftkit.cli.overrides import CommandLine, read_command
 from peftkit.cli.runner import SweepRunner
 from peftkit.cli.streams import discard_output, prepare_streams
 from peftkit.cli.sweep_status import open_status_folder
-from peftkit.cli.validate import command_errors
+from peftkit.cli.validate import command_errors, distinct_runs
 from peftkit.config import UserError, error_summary, is_text
 from peftkit.config.imports import start_imports
 from peftkit.config.shared import sharing
 from peftkit.jobs.sequential import SequentialSeeds
+from peftkit.jobs.workers import number_of_workers
 
 __all__ = ["main"]
 
@@ -118,6 +119,10 @@ def _hydra_arguments(command: CommandLine, composer: Composer, runner: SweepRunn
         return [*command.flags, *sweep.runs[0], *hydra_overrides]
     if "hydra.mode=RUN" not in sweep.overrides and "BasicLauncher" not in first.hydra.launcher._target_:
         runner.status_folder, runner.claim = open_status_folder(Path(first.out)), first.claim
+    if first.workers == "auto":
+        composed = map(composer, distinct_runs(sweep.runs))
+        configs = [build_run(without_hydra(cfg), None, [], None) for cfg in composed]
+        runner.auto_workers = number_of_workers(configs, len(sweep.runs), can_fork=True)
     return [*command.flags, *sweep.overrides]
 
 

@@ -25,7 +25,7 @@ from peftkit.config.progress import shown_progress, stage
 from peftkit.config.quoting import as_override
 from peftkit.config.shared import drop_shared
 from peftkit.jobs.sequential import SequentialSeeds
-from peftkit.jobs.side_by_side import with_workers
+from peftkit.jobs.workers import with_workers
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -50,6 +50,7 @@ class SweepRunner:
         self.status_folder: Path | None = None
         self.claim: str | None = None
         self.out, self.number_of_runs = "outputs", 1
+        self.auto_workers = 1  # the number of workers=auto
         self.started = 0  # runs, in this process
         self.seconds: list[float] = []  # of each run that ended
         self.plans: list[tuple[RunConfig, Plan]] = []  # of job=plan
@@ -69,7 +70,7 @@ class SweepRunner:
         try:
             config_dir = self.flags[1] if self.flags else None
             config = build_run(cfg, hydra.runtime.choices.get("recipe"), overrides, config_dir)
-            config = with_workers(config, self.number_of_runs)
+            config = with_workers(config, self.number_of_runs, self.auto_workers)
             if config.workers is not None:
                 self.side_runs = self.side_runs or SideRuns(
                     self.number_of_runs, self.record_folder, self.fail, self.sequential

@@ -117,7 +117,7 @@ def _composition_errors(
     try:
         yield from _hydra_errors(overrides, composer)
         yield from _sweep_errors(overrides, composer, multirun)
-        for run in _distinct(plan_sweep(overrides, composer, multirun).runs, has_errors):
+        for run in distinct_runs(plan_sweep(overrides, composer, multirun).runs, has_errors):
             yield from _run_errors(composer(run), run, extra)
     except UserError as error:
         yield error.message
@@ -139,8 +139,8 @@ def _run_errors(composed: DictConfig, overrides: Sequence[str], extra: Path | No
     yield from config_errors(values, None if extra is None else str(extra))
 
 
-def _distinct(runs: list[list[str]], has_errors: bool) -> list[list[str]]:
-    """Return the runs to check: all that differ in more than the seed; where errors exist, each override once."""
+def distinct_runs(runs: list[list[str]], has_errors: bool = False) -> list[list[str]]:
+    """Return the overrides of runs that differ in more than the seed; where errors exist, each override once."""
     seen: set[str] = set()
     chosen: list[list[str]] = []
     for run in runs:
@@ -155,7 +155,7 @@ def _sweep_errors(overrides: Sequence[str], composer: Composer, multirun: bool) 
     parsed = [parse(override) for override in overrides]
     sweeps = [override for override in parsed if override.is_sweep_override()]
     yield from (
-        refusal(f"{each.input_line}: all runs of a sweep have one number of workers", "workers=2")
+        refusal(f"{each.input_line}: all runs of a sweep have one number of workers", "workers=2", "workers=auto")
         for each in sweeps
         if each.key_or_group == "workers"
     )

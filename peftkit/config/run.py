@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from peftkit.config.errors import UserError, error_summary
 from peftkit.config.jobs import JOBS
@@ -87,7 +87,7 @@ class RunConfig:
     data_root: str | None
     seed: int
     threads: int | None
-    workers: int | None
+    workers: int | Literal["auto"] | None
     sequential_seeds: bool
     trial: bool
     out: str

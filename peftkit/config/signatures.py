@@ -197,8 +197,15 @@ def _enum_values(node: ast.expr, module: str) -> list[Any]:
 
 def _describe(node: ast.expr) -> str:
     """Return an annotation as "an int or null"."""
-    parts = [DESCRIPTIONS.get(_generic(part)[0], ast.unparse(part)) for part in _alternatives(node)]
+    parts = [_describe_one(part) for part in _alternatives(node)]
     return " or ".join(dict.fromkeys(parts))
+
+
+def _describe_one(node: ast.expr) -> str:
+    name, inner = _generic(node)
+    if name == "Literal":
+        return " or ".join(str(_literal(part)) for part in inner)
+    return DESCRIPTIONS.get(name, ast.unparse(node))
 
 
 def _alternatives(node: ast.expr) -> list[ast.expr]:

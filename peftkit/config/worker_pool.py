@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
@@ -37,6 +37,7 @@ class Ended:
 class _Worker(Generic[T]):
     process: BaseProcess
     connection: Connection
+    environment: Mapping[str, str]
     task: T | None = None
 
 
@@ -50,12 +51,18 @@ class WorkerPool(Generic[T]):
         receive: called in this process with a task and each of its messages, from `Started` to `Ended`.
         is_forked: whether they are forked. This process must not have used threads, and is on Linux. Otherwise they are
             started anew, so that `work` and the tasks are pickled.
+        environments: variables of the environment, of which each process gets those that the fewest others have.
     """
 
     def __init__(
-        self, number: int, work: Callable[[T, Send], None], receive: Callable[[T, Any], None], is_forked: bool
+        self,
+        number: int,
+        work: Callable[[T, Send], None],
+        receive: Callable[[T, Any], None],
+        is_forked: bool,
+        environments: Sequence[Mapping[str, str]] = ({},),
     ) -> None:
-        self.number, self.work, self.receive = number, work, receive
+        self.number, self.work, self.receive, self.environments = number, work, receive, environments
         self.context: Any = get_context("fork" if is_forked else "spawn")
         self.workers: list[_Worker[T]] = []
         self.waiting: deque[T] = deque()
@@ -128,11 +135,13 @@ class WorkerPool(Generic[T]):
                 return worker
         if len(self.workers) == self.number:
             return None
+        used = [worker.environment for worker in self.workers]
+        environment = min(self.environments, key=used.count)
         here, there = self.context.Pipe()
-        process = self.context.Process(target=_serve, args=(there, self.work))
+        process = self.context.Process(target=_serve, args=(there, self.work, environment))
         process.start()
         there.close()  # so that its end is the end of the connection
-        self.workers.append(_Worker(process, here))
+        self.workers.append(_Worker(process, here, environment))
         return self.workers[-1]
 
 
@@ -143,8 +152,9 @@ def _reason(exit_code: int) -> str:
     return f"its process was killed ({name}{', as where memory runs out' if name == 'SIGKILL' else ''})"
 
 
-def _serve(connection: Connection, work: Callable[[Any, Send], None]) -> None:
+def _serve(connection: Connection, work: Callable[[Any, Send], None], environment: Mapping[str, str]) -> None:
     """Work on tasks until there are no more, or the process that started this one ends."""
+    os.environ.update(environment)
     lock = threading.Lock()
 
     def send(message: Any) -> None:

@@ -1,7 +1,6 @@
 """Runs of one command that train side by side, each in a process of a pool."""
 
 import os
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from peftkit.config.progress import shown_progress
 from peftkit.config.worker_pool import Ended, WorkerPool
 from peftkit.jobs.dispatch import run_job
 from peftkit.jobs.sequential import SequentialSeeds
+from peftkit.jobs.workers import gpu_environments, prepare_fork
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,6 @@ class Crash:
 Receive = Callable[[SideRun, Any], None]
 
 
-def with_workers(config: RunConfig, runs: int) -> RunConfig:
-    """Return the config of one of several runs, with the threads of each and the number that train at the same time.
-
-    The number of threads depends on `workers` alone, so that the runs of a command that goes on equal those before.
-    """
-    if config.workers is None or config.job == "plan":
-        return replace(config, workers=None)
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    number = min(config.workers, runs)
-    return replace(
-        config,
-        threads=config.threads or max(cores // config.workers, 1),
-        workers=number if number > 1 else None,
-    )
-
-
 class RunPool(WorkerPool[SideRun]):
     """Processes for runs, of which `receive` gets the lines, the folder, and the error or `Crash`.
 
@@ -78,14 +62,9 @@ class RunPool(WorkerPool[SideRun]):
     def __init__(
         self, config: RunConfig, receive: Receive, can_fork: bool, sequential: SequentialSeeds | None = None
     ) -> None:
-        if can_fork := can_fork and sys.platform == "linux":
-            import torch
-
-            import_module(JOBS[config.job].entry.partition(":")[0])
-            end_imports()
-            can_fork = not torch.accelerator.is_available()  # its driver does not survive a fork
-        assert config.workers is not None
-        super().__init__(config.workers, _run, self._receive_all, can_fork)
+        assert isinstance(config.workers, int)
+        can_fork = can_fork and prepare_fork(config.job)
+        super().__init__(config.workers, _run, self._receive_all, can_fork, gpu_environments())
         self.receive_run, self.sequential = receive, sequential
         self.folders: dict[int, Path] = {}  # of the runs that did not fail
 

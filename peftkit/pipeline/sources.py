@@ -135,7 +135,7 @@ def execution_setup(config: RunConfig, is_split: bool = False) -> dict[str, Any]
     return found if config.vocab is None else {**found, "vocab": fingerprint(Path(config.vocab), VOCABULARY_FILES)}
 
 
-def device_name(workers: int | None = None) -> str:
+def device_name(workers: int | str | None = None) -> str:
     """Return the machine and how a run shares it, since times compare only where both are equal.
 
     Args:

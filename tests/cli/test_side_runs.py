@@ -107,8 +107,10 @@ def test_runs_of_a_comparison_in_new_processes_equal_runs_alone(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["workers=1,2"], "workers=1,2: all runs of a sweep have one number of workers; use workers=2"),
-        (["workers=0"], "workers=0: expected a number above 0"),
+        (
+            ["workers=1,2"],
+            "workers=1,2: all runs of a sweep have one number of workers; use workers=2, or use workers=auto",
+        ),
         (["threads=0"], "threads=0: expected a number above 0"),
         (["job=bench", "workers=2"], "workers= is not for job=bench, only for job=finetune, job=plan; drop it"),
     ],

@@ -193,7 +193,7 @@ def _teacher_errors(run: RunConfig) -> Iterator[str]:
 
 def _process_errors(run: RunConfig) -> Iterator[str]:
     processes = os.environ.get("WORLD_SIZE", "1")
-    if run.workers is not None and run.workers > 1 and processes != "1":
+    if run.workers not in (None, 1) and processes != "1":
         wrong = f"workers={run.workers} starts a process for each run, but these are {processes} processes of one run"
         yield refusal(wrong, "~workers")
 

@@ -75,7 +75,7 @@ RANGES = (  # of values of the right type; null has no range
         "train.learning_rate train.num_train_epochs train.per_device_train_batch_size train.per_device_eval_batch_size "
         "train.gradient_accumulation_steps train.logging_steps train.save_steps train.eval_steps "
         "train.eval_accumulation_steps train.adam_epsilon train.ddp_timeout train.dataloader_prefetch_factor "
-        "train.save_total_limit train.torch_empty_cache_steps bench.seeds bench.slow_seeds threads workers "
+        "train.save_total_limit train.torch_empty_cache_steps bench.seeds bench.slow_seeds threads "
         "method.config.r method.config.init_r method.config.target_r method.config.num_virtual_tokens "
         "method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size",
         _positive,
@@ -88,6 +88,7 @@ RANGES = (  # of values of the right type; null has no range
         lambda value: 0 <= value < float("inf"),
         "a number of 0 or more",
     )
+    | _rule("workers", lambda x: x == "auto" or x > 0, "a number above 0, or auto")
     | _rule("method.config.lora_dropout", lambda x: 0 <= x < 1, "a number of 0 or more, below 1")
     | _rule(
         "early_stopping.holdout calibration.holdout task.noise_density",
