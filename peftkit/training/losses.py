@@ -87,10 +87,10 @@ class _PrecomputedEmbeddings(nn.Module):
 
 @dataclass(frozen=True)
 class WeightedLoss(ABC):
-    """A loss over the logits of a head, divided by the sum of weights of a whole optimizer step.
+    """A loss over the logits of a head, divided by the sum of weights.
 
-    A step has the examples of all its accumulated batches and all processes, so that its gradient is that of one large
-    batch: the mean of the batches' own means would differ, and with batches of one example have no weights at all.
+    The trainer weights each batch by its share of the `total` of an optimizer step, so that the gradient is that of one
+    large batch: the mean of the batches' own means would, with batches of one example, have no weights at all.
 
     Args:
         weights: (labels,), None for equal ones.
@@ -100,11 +100,11 @@ class WeightedLoss(ABC):
     weights: torch.Tensor | None = None
     gamma: float = 0.0
 
-    def __call__(self, model: nn.Module, batch: Mapping[str, Any], total: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the summed loss of a batch, in fp32, divided by `total`, by default by the batch's own total."""
+    def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Return the weighted mean loss of a batch, in fp32."""
         logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits.float()
         labels = batch["labels"]
-        return self.summed(logits, labels) / (self.total(labels) if total is None else total)
+        return self.summed(logits, labels) / self.total(labels)
 
     @abstractmethod
     def summed(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -66,10 +66,10 @@ class ScoringTrainer(SamplerTrainer):
         self.eager_batches = 0
         super().__init__(callbacks=[] if patience is None else [EarlyStoppingCallback(patience)], **settings)
         if loss is not None or not self.loss_shifts_labels:
-            # the loss is a mean over its batch, which gradient accumulation has to divide; transformers assumes a loss
-            # that is already divided if the model accepts any keyword, as many models do
+            # the loss is a mean over its batch; transformers assumes one that is already divided by the terms of all
+            # accumulated batches if the model accepts any keyword, as many models do
             self.model_accepts_loss_kwargs = False
-        self.loss_is_scaled_for_ga = True if isinstance(loss, WeightedLoss) else None
+        self.loss_is_scaled_for_ga = self.divides_loss = True  # `compute_loss` does
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         if log_file is not None:
@@ -77,8 +77,9 @@ class ScoringTrainer(SamplerTrainer):
         train = settings.get("train_dataset")
         if train is not None and is_adalora(settings["model"]):
             self.add_callback(RankAllocationCallback(settings["model"].base_model))
-        if hasattr(train, "epoch"):
-            self.add_callback(SetEpochCallback(train))
+        for each in (train, train_sampler):
+            if hasattr(each, "epoch"):
+                self.add_callback(SetEpochCallback(each))
         if schedule is not None:
             self.add_callback(ScheduleCallback(schedule, self.log))
 
@@ -117,12 +118,18 @@ class ScoringTrainer(SamplerTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, torch.Tensor | int | None]:
-        """Return the batches of an optimizer step; with a weighted loss also their total over all processes."""
+        """Return the batches of an optimizer step, and over how many terms of all processes its loss is the mean."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if isinstance(self.loss, WeightedLoss) and batches:
-            items = torch.stack([self.loss.total(batch["labels"].to(device)) for batch in batches]).sum()
-            items = self.accelerator.reduce(items, "sum")  # type: ignore[assignment]
+        self.divides_loss = items is None  # otherwise the model or TRL divides by the tokens
+        if self.divides_loss and batches:
+            total = torch.stack([self._terms(batch).to(device) for batch in batches]).sum()
+            items = self.accelerator.reduce(total, "sum")  # type: ignore[assignment]
         return batches, items
+
+    def _terms(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        if isinstance(self.loss, WeightedLoss):
+            return self.loss.total(batch["labels"])
+        return loss_terms(batch, self.loss_shifts_labels)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Compute the gradients of a batch; eager attention is also that of checkpointed layers' second forward pass.
@@ -142,13 +149,21 @@ class ScoringTrainer(SamplerTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, num_items_in_batch: Any = None, **kwargs: Any
     ) -> Any:
-        if isinstance(self.loss, WeightedLoss):  # of several processes, the gradients are averaged
-            return self.loss(model, inputs, num_items_in_batch) * self.accelerator.num_processes
+        """Return the loss of a batch, weighted so that the gradient of an optimizer step is that of one large batch.
+
+        The mean of the means of batches would weight the terms of a batch with few of them more than others.
+        """
+        if num_items_in_batch is None or not self.divides_loss:
+            return self._mean_loss(model, inputs, *args, num_items_in_batch=num_items_in_batch, **kwargs)
+        share = self._terms(inputs) / num_items_in_batch * self.accelerator.num_processes  # gradients are averaged
+        return self._mean_loss(model, inputs, *args, **kwargs) * share
+
+    def _mean_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if self.loss is not None:
             return self.loss(model, inputs)
         if self.label_smoother is not None:
             inputs = with_decoder_inputs(model, inputs)
-        return super().compute_loss(model, inputs, *args, num_items_in_batch=num_items_in_batch, **kwargs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -164,6 +179,18 @@ def is_short(batch: Mapping[str, Any]) -> bool:
     """Return whether a batch is short enough for eager attention; packed texts are separated by their positions."""
     sizes = [each.shape[1] for each in batch.values() if isinstance(each, torch.Tensor) and each.dim() == 2]
     return "position_ids" not in batch and max(sizes, default=0) <= EAGER_TOKENS
+
+
+def loss_terms(batch: Mapping[str, Any], shifts_labels: bool = False) -> torch.Tensor:
+    """Return the number of terms whose mean is the loss of a batch: tokens with a label, otherwise examples.
+
+    Args:
+        shifts_labels: the first token of an example is never predicted.
+    """
+    labels = batch.get("labels")
+    if labels is None or labels.is_floating_point():
+        return torch.tensor(len(next(each for each in batch.values() if isinstance(each, torch.Tensor))))
+    return (labels[:, 1:] if shifts_labels and labels.dim() == 2 else labels).ne(-100).sum()
 
 
 def with_decoder_inputs(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
