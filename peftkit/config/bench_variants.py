@@ -80,6 +80,7 @@ class Means:
 
 LADDER = (  # a further means is one line
     Means("batches of similar length", ("train.train_sampling_strategy=random",)),
+    Means("batches of equal tokens", ("train.train_sampling_strategy=token_budget",), is_default=False),
     Means("mixed precision", ("train.bf16=false",), precision="fp32"),
     Means("fused AdamW", ("train.optim=adamw_torch",)),
     Means("eager attention", ("model.attn_implementation=sdpa",)),

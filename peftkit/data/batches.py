@@ -1,4 +1,4 @@
-"""Batches: sampling by length, batches of streamed texts, packing into blocks, and collators."""
+"""Batches of streamed texts, packing into blocks, and collators."""
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,68 +7,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from datasets import Dataset
-from torch.utils.data import Sampler
 from transformers import DataCollatorForSeq2Seq
 
-MEGABATCH = 50  # batches that are sorted together, as in transformers' LengthGroupedSampler
 Item = TypeVar("Item")
-
-
-class LengthGroupedSampler(Sampler[int]):
-    """Shuffle examples so that each batch has examples of similar length.
-
-    The class of this name in transformers uses the global generator, so the batches of a resumed run differ. Here the
-    order of an epoch is a function of (seed, epoch) only.
-
-    Args:
-        labels: (examples,) classes; an epoch draws as many examples as there are, with replacement, each class with
-            the same probability. By default it has every example once.
-    """
-
-    def __init__(
-        self, lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int, labels: np.ndarray | None = None
-    ) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = np.asarray(lengths), batch_size, seed, 0
-        self.probabilities = None if labels is None else balanced_probabilities(labels)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = int(epoch)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        return map(int, self.order(self.epoch))  # not a list, which takes 140 MB for 3.5 million examples
-
-    def order(self, epoch: int) -> np.ndarray:
-        """Return the indices (examples,) in the order of an epoch; only the last batch may be incomplete."""
-        random = np.random.default_rng([self.seed, epoch])
-        indices: np.ndarray = np.arange(len(self.lengths), dtype=np.int32)
-        if self.probabilities is None:
-            indices = random.permutation(indices)
-        else:
-            indices = random.choice(indices, len(indices), p=self.probabilities)
-        size = self.batch_size * MEGABATCH
-        for start in range(0, len(indices), size):
-            part = indices[start : start + size]
-            indices[start : start + size] = part[np.argsort(-self.lengths[part], kind="stable")]
-        full = len(indices) // self.batch_size * self.batch_size
-        batches = random.permutation(indices[:full].reshape(-1, self.batch_size))
-        return np.concatenate([batches.reshape(-1), indices[full:]])
-
-
-def balanced_probabilities(labels: np.ndarray) -> np.ndarray:
-    """Return the probability of each example (examples,) with which all classes that occur are drawn equally often."""
-    classes, where, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    return 1 / (len(classes) * counts[where])
-
-
-def padding_waste(lengths: Sequence[int] | np.ndarray, order: np.ndarray, batch_size: int) -> float:
-    """Return the share of padding tokens (0 to 1) when examples are batched in this order."""
-    sizes = np.asarray(lengths)[order]
-    batches = (sizes[start : start + batch_size] for start in range(0, len(sizes), batch_size))
-    padded = sum(len(batch) * int(batch.max()) for batch in batches)
-    return float(1 - sizes.sum() / padded) if padded else 0.0
 
 
 def batch_by_characters(

@@ -13,10 +13,10 @@ from peftkit import training
 from peftkit.config import RunConfig
 from peftkit.config.progress import duration, stage
 from peftkit.config.search_space import candidates, halving_rounds
-from peftkit.data.batches import padding_waste
 from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats import Encoded
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS
+from peftkit.data.samplers import TokenBudgetSampler, padding_waste
 from peftkit.methods import Parameters, count_parameters
 from peftkit.models.frozen import FrozenStates
 from peftkit.models.state_cache import StateCache
@@ -26,7 +26,7 @@ from peftkit.pipeline.duration import Duration, estimate_duration, estimate_trai
 from peftkit.pipeline.frozen import attached_states
 from peftkit.pipeline.memory import Memory, TrainingStep, predict_memory, whole_memory
 from peftkit.pipeline.sources import warn_substitutions
-from peftkit.pipeline.train import custom_loss, first_order, make_trainer, train_sampler
+from peftkit.pipeline.train import custom_loss, first_batches, make_trainer, train_sampler
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def make_plan(config: RunConfig) -> Plan:
     loss = None if config.distill.teacher else custom_loss(config, bundle, encoded)
     number = len(candidates(config)) if parameters.trainable else 0
     rounds = halving_rounds(number, config.search.halving_factor) if number else []
-    order = first_order(train_sampler(config, encoded, arguments), encoded)
+    batches, largest = _training_batches(config, encoded, arguments)
     estimate = None
     with attached_states(config, bundle, encoded, StateCache()) as states:
         step = TrainingStep(make_trainer(config, bundle, arguments, inputs, loss=loss))
@@ -116,14 +116,14 @@ def make_plan(config: RunConfig) -> Plan:
         parts = [encoded, *(bundle.format.encode(each) for name, each in dataset.splits.items() if name != train)]
         with stage("measuring the memory"):
             scored = _largest_batch(config, parts[1:], arguments.eval_batch_size)
-            memory = predict_memory(step, _largest_batch(config, parts[:1], arguments.train_batch_size), scored, used)
+            memory = predict_memory(step, [inputs[int(index)] for index in largest], scored, used)
         if states is not None and not torch.cuda.is_available():
             memory = replace(memory, states=states.needed_bytes(np.concatenate([part.lengths for part in parts])))
         if config.plan.measure and memory.is_measured:
             with stage("measuring the duration"):
                 for _ in range(1 if states is None else 2):  # the states of the second time are known
-                    trained = estimate_training(step, inputs, encoded.lengths, order, steps)
-                    estimate = estimate_duration(config, bundle, dataset, len(holdout or ()), loading, trained, rounds)
+                    seconds = estimate_training(step, inputs, encoded.lengths, batches, steps)
+                    estimate = estimate_duration(config, bundle, dataset, len(holdout or ()), loading, seconds, rounds)
                 if estimate is not None and states is not None and states.computed:
                     estimate = _with_reused_states(estimate, states, parts, config.search.samples)
     epochs = arguments.num_train_epochs if parameters.trainable else 0
@@ -144,7 +144,7 @@ def make_plan(config: RunConfig) -> Plan:
         accumulation=arguments.gradient_accumulation_steps,
         epochs=epochs,
         tokens=encoded.tokens * epochs,
-        padding_waste=padding_waste(encoded.lengths, order, arguments.train_batch_size),
+        padding_waste=padding_waste(encoded.lengths, batches),
         learning_rate=arguments.learning_rate,
         bf16=arguments.bf16,
         memory=memory,
@@ -192,9 +192,22 @@ def _training_inputs(config: RunConfig, encoded: Encoded) -> Any:
     return inputs
 
 
+def _training_batches(config: RunConfig, encoded: Encoded, arguments: Any) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the indices of the examples of the first epoch's batches, and of the largest batch of any epoch."""
+    sampler, size = train_sampler(config, encoded, arguments), arguments.train_batch_size
+    batches = first_batches(sampler, encoded, size)
+    if isinstance(sampler, TokenBudgetSampler):  # those of other epochs are hardly larger
+        return batches, max(batches, key=sampler.cost)
+    return batches, _longest(encoded, size)
+
+
+def _longest(part: Encoded, size: int) -> np.ndarray:
+    return np.argsort(-np.asarray(part.lengths), kind="stable")[:size]
+
+
 def _largest_batch(config: RunConfig, parts: Iterable[Encoded], size: int) -> list[dict[str, Any]]:
     """Return the batch with the most tokens: the longest examples of one of the parts."""
-    batches = [(part, np.argsort(-np.asarray(part.lengths), kind="stable")[:size]) for part in parts]
+    batches = [(part, _longest(part, size)) for part in parts]
     part, order = max(batches, key=lambda batch: len(batch[1]) * max(batch[0].lengths, default=0))
     inputs = _training_inputs(config, part)
     return [inputs[int(index)] for index in order]

@@ -39,19 +39,16 @@ class Duration:
 
 
 def estimate_training(
-    step: TrainingStep, examples: Any, lengths: Sequence[int] | np.ndarray, order: Any, steps: int
+    step: TrainingStep, examples: Any, lengths: Sequence[int] | np.ndarray, batches: Sequence[np.ndarray], steps: int
 ) -> float:
     """Return the seconds of a number of optimizer steps: of three batches of different size, and of an update.
 
     Args:
-        order: the numbers of the examples as they are trained on.
+        batches: the indices of the examples of each batch of an epoch.
     """
     if not step.is_trained or not steps:
         return 0.0
-    arguments = step.trainer.args
-    size = arguments.train_batch_size
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
-    batches.sort(key=lambda batch: len(batch) * max(lengths[index] for index in batch))
+    batches = sorted(batches, key=lambda batch: len(batch) * max(lengths[index] for index in batch))
     passes: list[float] = []
     update = 0.0
     for quantile in QUANTILES:
@@ -60,7 +57,7 @@ def estimate_training(
         update = _seconds(step.update)
         if sum(passes) + len(passes) * update > ENOUGH:
             break
-    return steps * (arguments.gradient_accumulation_steps * float(np.mean(passes)) + update)
+    return steps * (step.trainer.args.gradient_accumulation_steps * float(np.mean(passes)) + update)
 
 
 def estimate_duration(

@@ -13,11 +13,11 @@ from peftkit import training
 from peftkit.config import RunConfig, UserError, generates_text, kind_of, refusal
 from peftkit.config.console import log
 from peftkit.config.own_code import instantiate
-from peftkit.data.batches import LengthGroupedSampler, padding_waste
 from peftkit.data.class_weights import class_weights
 from peftkit.data.formats import Encoded
 from peftkit.data.formats.instructions import InstructionFormat
 from peftkit.data.formats.language_modeling import LanguageModelingFormat
+from peftkit.data.samplers import LengthGroupedSampler, TokenBudgetSampler, batches_of, padding_waste
 from peftkit.methods import Parameters, count_parameters, replace_prompt_encoders
 from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
@@ -84,7 +84,7 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
         context.result["curve"] = _curve(fit)
     parameters = count_parameters(bundle.model)
     replace_prompt_encoders(bundle.model)
-    waste = padding_waste(encoded.lengths, first_order(sampler, encoded), arguments.train_batch_size)
+    waste = padding_waste(encoded.lengths, first_batches(sampler, encoded, arguments.train_batch_size))
     return TrainedRun(trainer, fit, parameters, waste, texts, before)
 
 
@@ -112,19 +112,28 @@ def _collator(config: RunConfig, bundle: TrainingBundle) -> Callable[[list[dict[
     return collate if config.collator is None else instantiate(config.collator, collate)  # type: ignore[no-any-return]
 
 
-def train_sampler(config: RunConfig, encoded: Encoded, arguments: Any) -> LengthGroupedSampler | None:
+def train_sampler(
+    config: RunConfig, encoded: Encoded, arguments: Any
+) -> LengthGroupedSampler | TokenBudgetSampler | None:
     """Return the order of training examples, None for that of HF's Trainer."""
-    is_grouped, is_balanced = arguments.train_sampling_strategy == "group_by_length", config.task.sampling is not None
-    if not is_grouped and not is_balanced:
+    strategy, labels = arguments.train_sampling_strategy, encoded.labels if config.task.sampling is not None else None
+    size = arguments.train_batch_size
+    if strategy == "token_budget":
+        processes, rank = arguments.world_size, arguments.process_index
+        return TokenBudgetSampler(encoded.lengths, size, config.seed, labels, processes=processes, rank=rank)
+    if strategy != "group_by_length" and labels is None:
         return None
-    lengths = encoded.lengths if is_grouped else np.zeros(len(encoded.lengths), dtype=int)
-    labels = encoded.labels if is_balanced else None
-    return LengthGroupedSampler(lengths, arguments.train_batch_size, config.seed, labels)
+    lengths = encoded.lengths if strategy == "group_by_length" else np.zeros(len(encoded.lengths), dtype=int)
+    return LengthGroupedSampler(lengths, size, config.seed, labels)
 
 
-def first_order(sampler: LengthGroupedSampler | None, encoded: Encoded) -> Any:
-    """Return the numbers of the examples as the first epoch has them; without a sampler, those of the data stand in."""
-    return np.arange(len(encoded.lengths)) if sampler is None else sampler.order(0)
+def first_batches(
+    sampler: LengthGroupedSampler | TokenBudgetSampler | None, encoded: Encoded, size: int
+) -> list[np.ndarray]:
+    """Return the indices of the examples of each batch of the first epoch; without a sampler, in the data's order."""
+    if isinstance(sampler, TokenBudgetSampler):
+        return sampler.batches(0)
+    return batches_of(np.arange(len(encoded.lengths)) if sampler is None else sampler.order(0), size)
 
 
 def custom_loss(

@@ -96,7 +96,7 @@ def test_only_the_loop_has_the_attention_that_was_measured() -> None:
 
 @pytest.mark.slow
 def test_the_loop_has_the_batches_of_peftkit() -> None:
-    from peftkit.data.batches import LengthGroupedSampler
+    from peftkit.data.samplers import LengthGroupedSampler
     from peftkit.pipeline.bench.plain_script import batches
 
     lengths = np.random.default_rng(0).integers(3, 60, 1000)

@@ -81,3 +81,22 @@ def test_what_the_trainer_holds_is_predicted(tiny: Overrides, tmp_path: Path, mo
     assert plans["preferences"].step > gradients
     assert plans["untrained"].optimizer == 0 < plans["untrained"].step
     assert all(found.evaluation for found in plans.values())
+
+
+def test_the_largest_batch_of_a_token_budget_is_smaller(
+    tiny: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "memory_of_imports", lambda: None)
+    file = tmp_path / "texts.jsonl"
+    texts = ["the film " * (30 if number % 8 == 0 else 1 + number % 3) + f"{number}" for number in range(64)]
+    file.write_text("".join(f'{{"text": "{text}", "label": {n % 2}}}\n' for n, text in enumerate(texts)))
+    own = ["task=classification", f"task.dataset={file}", "task.text=[text]", "task.label=label", "method=full"]
+    own += ["task.max_train_samples=null", "train.per_device_train_batch_size=8"]
+    grouped, budget = (
+        plan.make_plan(commands.choose(["job=plan", *tiny("bert", *own, f"train.train_sampling_strategy={name}")])[0])
+        for name in ("group_by_length", "token_budget")
+    )
+    assert budget.steps == grouped.steps and budget.examples == grouped.examples
+    assert budget.memory.step - budget.parameters.trainable * 4 < 0.6 * (
+        grouped.memory.step - grouped.parameters.trainable * 4
+    )

@@ -23,9 +23,9 @@ from peftkit import training
 from peftkit.cli.files import options_of
 from peftkit.config import RunConfig, TaskConfig
 from peftkit.config.source import Source
-from peftkit.data.batches import LengthGroupedSampler
 from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats.instructions import InstructionFormat
+from peftkit.data.samplers import LengthGroupedSampler
 from peftkit.methods import apply_method
 from peftkit.models.tokenizer import load_tokenizer
 from peftkit.pipeline.build import instantiate_method

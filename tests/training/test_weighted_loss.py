@@ -17,8 +17,8 @@ from torch import nn
 from transformers import default_data_collator
 
 from peftkit import training
-from peftkit.data.batches import LengthGroupedSampler
 from peftkit.data.class_weights import class_weights
+from peftkit.data.samplers import LengthGroupedSampler
 from peftkit.training.losses import WeightedCrossEntropy
 
 LABELS = torch.tensor([0, 0, 0, 0, 0, 1, 0, 2, 1, 0, 0, 0])

@@ -14,6 +14,7 @@ from peftkit.config.checks.outputs import output_errors
 from peftkit.config.checks.paths import path_errors
 from peftkit.config.checks.prediction import prediction_errors
 from peftkit.config.checks.prompting import prompting_errors
+from peftkit.config.checks.sampling import sampling_errors
 from peftkit.config.checks.search import search_errors
 from peftkit.config.checks.task import kind_errors, task_errors
 from peftkit.config.checks.upstream import UPSTREAM, upstream_errors
@@ -43,7 +44,7 @@ def run_errors(run: RunConfig) -> list[str]:
         for check in (
             combination_errors, job_errors, task_errors, kind_errors, prompting_errors, imbalance_errors, path_errors,
             output_errors, column_errors, search_errors, generation_errors, judging_errors, prediction_errors,
-            holdout_errors, bench_errors,
+            holdout_errors, bench_errors, sampling_errors,
         )
         for message in check(run)
     ]  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from peftkit.config.checks.values import Found, as_typed, value_of
+from peftkit.config.checks.values import CHOICES, Found, as_typed, value_of
 from peftkit.config.errors import refusal
 from peftkit.config.own_code import code_errors, is_allowed, shipped_targets
 from peftkit.config.signatures import Field, class_nodes, fields_of, module_trees
@@ -52,7 +52,7 @@ def upstream_errors(config: Mapping[str, Any]) -> Iterator[Found]:
         for name, value in values.items() if isinstance(values, Mapping) else []:
             if section == "train" and name in RESERVED:
                 yield f"train.{name}", f"train.{name} is set by peftkit; {RESERVED[name]}"
-            else:
+            elif f"{section}.{name}" not in CHOICES or not isinstance(value, str):
                 yield from _option_errors(name, value, fields, f"{section}.", f"transformers.{owner.split('.')[-1]}")
     yield from _tracker_errors(value_of(config, "train.report_to"), packages)
     yield from _method_errors(value_of(config, "method.config"))

@@ -40,6 +40,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "embed.pooling": ("mean", "cls", "last", None),
     "generate.algorithm": KINDS["instructions"].generators,
     "generate.generator": ("local", "endpoint"),
+    "train.train_sampling_strategy": ("random", "sequential", "group_by_length", "token_budget"),
 }
 
 
