@@ -46,8 +46,10 @@ def halving_rounds(trials: int, factor: int | None) -> list[tuple[int, float]]:
     """Return for each round the number of trials and their share of the run's budget (Jamieson & Talwalkar 2016).
 
     Each round keeps one in `factor` trials and gives it `factor` times the budget; the run of the last one left is the
-    round that follows. Without a factor every trial has the whole budget.
+    round that follows. Without a factor every trial has the whole budget; no trials have no round.
     """
+    if not trials:
+        return []
     if factor is None:
         return [(trials, 1.0)]
     counts = [trials]

@@ -13,7 +13,7 @@ from peftkit import training
 from peftkit.config import RunConfig
 from peftkit.config.progress import duration, stage
 from peftkit.config.search_space import candidates, halving_rounds
-from peftkit.data.datasets import load_task_dataset
+from peftkit.data.datasets import TaskDataset, load_task_dataset
 from peftkit.data.formats import Encoded
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS
 from peftkit.data.samplers import TokenBudgetSampler, padding_waste
@@ -24,7 +24,7 @@ from peftkit.pipeline.artifacts import find_model
 from peftkit.pipeline.build import build, optimizer_steps, split_holdout, text_length
 from peftkit.pipeline.duration import Duration, estimate_duration, estimate_training
 from peftkit.pipeline.frozen import attached_states
-from peftkit.pipeline.memory import Memory, TrainingStep, predict_memory, whole_memory
+from peftkit.pipeline.memory import Memory, predict_memory, training_step, whole_memory
 from peftkit.pipeline.sources import warn_substitutions
 from peftkit.pipeline.train import custom_loss, first_batches, make_trainer, train_sampler
 
@@ -98,20 +98,20 @@ def make_plan(config: RunConfig) -> Plan:
     source = find_model(config.model, config.source)
     dataset = load_task_dataset(config.task, config.data_root, config.source, calibration=config.calibration.holdout)
     warn_substitutions(source, dataset.source)
-    examples, holdout = dataset.splits[train := config.task.splits["train"]], None
-    if config.early_stopping.patience is not None:
-        examples, holdout = split_holdout(dataset, config.task, config.early_stopping.holdout)
+    train = config.task.splits["train"]
+    examples, holdout = _training_examples(config, dataset)
     bundle, encoded = build(config, source, dataset.label_names, examples)
     arguments = training.training_arguments(config.train, config.seed)
     inputs, parameters = _training_inputs(config, encoded), count_parameters(bundle.model)
     steps = optimizer_steps(arguments, len(encoded.lengths)) if parameters.trainable else 0
     loss = None if config.distill.teacher else custom_loss(config, bundle, encoded)
-    number = len(candidates(config)) if parameters.trainable else 0
-    rounds = halving_rounds(number, config.search.halving_factor) if number else []
+    rounds = halving_rounds(len(candidates(config)), config.search.halving_factor) if parameters.trainable else []
     batches, largest = _training_batches(config, encoded, arguments)
     estimate = None
-    with attached_states(config, bundle, encoded, StateCache()) as states:
-        step = TrainingStep(make_trainer(config, bundle, arguments, inputs, loss=loss))
+    with (
+        attached_states(config, bundle, encoded, StateCache()) as states,
+        training_step(make_trainer(config, bundle, arguments, inputs, loss=loss)) as step,
+    ):
         loading = time.perf_counter() - started
         parts = [encoded, *(bundle.format.encode(each) for name, each in dataset.splits.items() if name != train)]
         with stage("measuring the memory"):
@@ -152,6 +152,13 @@ def make_plan(config: RunConfig) -> Plan:
         available=config.plan.memory_gb * 1e9 if config.plan.memory_gb else whole_memory(),
         duration=estimate,
     )
+
+
+def _training_examples(config: RunConfig, dataset: TaskDataset) -> tuple[Any, Any]:
+    """Return the examples for training and, with early stopping, the holdout."""
+    if config.early_stopping.patience is not None:
+        return split_holdout(dataset, config.task, config.early_stopping.holdout)
+    return dataset.splits[config.task.splits["train"]], None
 
 
 def _with_reused_states(estimate: Duration, states: FrozenStates, parts: Sequence[Encoded], samples: int) -> Duration:

@@ -93,7 +93,7 @@ def _run_rounds(
     own = float(config.train["learning_rate"])
     trials: list[dict[str, Any]] = [{} for _ in grid]
     rounds, seconds, left = [], 0.0, list(range(len(grid)))
-    for count, share in halving_rounds(len(grid), config.search.halving_factor) if grid else []:
+    for count, share in halving_rounds(len(grid), config.search.halving_factor):
         if not (left := left[:count]):
             break
         for number in left:

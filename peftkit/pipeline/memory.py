@@ -1,8 +1,8 @@
 """Prediction of the memory that a run needs, from a step of the trainer on its largest batch, and from scoring one."""
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,13 @@ class TrainingStep:
         assert self.trainer.optimizer is not None
         self.trainer.optimizer.step()
         self.model.zero_grad()
+
+
+@contextmanager
+def training_step(trainer: ScoringTrainer) -> Iterator[TrainingStep]:
+    """Yield a step with all that saves work or memory in a run's steps."""
+    with training.fast_steps(trainer):
+        yield TrainingStep(trainer)
 
 
 def predict_memory(

@@ -25,6 +25,8 @@ from peftkit.pipeline.evaluate import holdout_score, output_reader, predict_enco
 from peftkit.pipeline.examples import EncodedSplits, RunContext
 from peftkit.pipeline.measures import general_text, mean_bits_per_byte
 
+PADDING_ONLY = ("logits", "spans", "embeddings")  # kinds of output of formats whose collators add no other tokens
+
 
 @dataclass(frozen=True)
 class TrainedRun:
@@ -102,6 +104,8 @@ def make_trainer(
         **settings,
     )
     trainer.loraplus_lr_ratio = config.method.loraplus_lr_ratio
+    if config.collator is None and bundle.format.output_kind in PADDING_ONLY:
+        trainer.added_ids = bundle.tokenizer.all_special_ids
     trainer.chooses_attention = config.model.attn_implementation is None and not config.caches_features
     return trainer
 

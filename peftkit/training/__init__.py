@@ -5,6 +5,7 @@ from peftkit.training.callbacks import SparseCheckpointsCallback
 from peftkit.training.loop import (
     ModelScores,
     TrainingSummary,
+    fast_steps,
     fit,
     generate_greedily,
     mixed_batch_logits,
@@ -37,6 +38,7 @@ __all__ = [
     "WeightedCrossEntropy",
     "WeightedLoss",
     "dpo_trainer",
+    "fast_steps",
     "fit",
     "generate_greedily",
     "mixed_batch_logits",

@@ -24,7 +24,8 @@ from peftkit.compat.peft import lora_without_casts
 from peftkit.config.progress import counted, stage
 from peftkit.models.frozen_weights import frozen_in
 from peftkit.training.callbacks import ProgressCallback
-from peftkit.training.trainer import scores_of
+from peftkit.training.embedding_rows import used_rows
+from peftkit.training.trainer import ScoringTrainer, scores_of
 
 RESOURCES = "resources.json"  # in the folder of a checkpoint
 
@@ -78,6 +79,8 @@ def fast_steps(trainer: Trainer) -> Iterator[None]:
     """Save work in the training steps of this block; see docs/explanation/training-step.md."""
     arguments, is_single = trainer.args, trainer.args.world_size == 1
     with ExitStack() as means:
+        if isinstance(trainer, ScoringTrainer):
+            means.enter_context(used_rows(trainer))
         if arguments.bf16 or arguments.fp16:
             means.enter_context(lora_without_casts(trainer.model))
         if arguments.device.type == "cpu" and not arguments.torch_compile:

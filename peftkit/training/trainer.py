@@ -64,6 +64,7 @@ class ScoringTrainer(SamplerTrainer):
         self.loraplus_lr_ratio: float | None = None  # the learning rate of LoRA's matrices B over that of A
         self.chooses_attention = False  # eager for short batches on a CPU
         self.eager_batches = 0
+        self.added_ids: list[int] | None = None  # the token ids of batches beside those of the examples, if known
         super().__init__(callbacks=[] if patience is None else [EarlyStoppingCallback(patience)], **settings)
         if loss is not None or not self.loss_shifts_labels:
             # the loss is a mean over its batch; transformers assumes one that is already divided by the terms of all
