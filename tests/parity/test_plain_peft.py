@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from helpers.plain_peft import MODELS, SOFT, soft_prompt_difference, training_differences
 
-FAST = {("bert", "lora"), ("gpt2", "ia3")}
+FAST = {("bert", "lora"), ("bert", "full"), ("gpt2", "ia3")}
 CELLS = [
     pytest.param(model, method, marks=() if (model, method) in FAST else pytest.mark.slow)
     for model in MODELS
-    for method in ("lora", "ia3")
+    for method in ("lora", "ia3", "full")
 ]
 
 
