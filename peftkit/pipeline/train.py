@@ -94,6 +94,7 @@ def make_trainer(
     config: RunConfig, bundle: TrainingBundle, arguments: Any, examples: Any, **settings: Any
 ) -> training.ScoringTrainer:
     """Return the trainer of a run's model and encoded training examples."""
+    warn_compilation(arguments)
     trainer = trainer_factory(config, bundle, arguments)(
         model=bundle.model,
         args=arguments,
@@ -108,6 +109,12 @@ def make_trainer(
         trainer.added_ids = bundle.tokenizer.all_special_ids
     trainer.chooses_attention = config.model.attn_implementation is None and not config.caches_features
     return trainer
+
+
+def warn_compilation(arguments: Any) -> None:
+    """Log that compiled steps do not pay on a CPU: docs/explanation/training-step.md has the figures."""
+    if arguments.torch_compile and arguments.device.type == "cpu":
+        log("!! train.torch_compile: on a CPU, compiling takes minutes that its steps do not make up for; drop it")
 
 
 def _collator(config: RunConfig, bundle: TrainingBundle) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
