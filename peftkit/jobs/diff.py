@@ -17,7 +17,7 @@ from peftkit.config.console import is_main_process, log
 from peftkit.data.columns import SUFFIX
 from peftkit.leaderboard.archive import read_parquet
 from peftkit.leaderboard.flips import Flips, ScoreDifference, count_flips, score_difference
-from peftkit.leaderboard.paired import in_order, read_run_predictions
+from peftkit.leaderboard.predictions import in_order, read_run_predictions
 from peftkit.leaderboard.rendering import plain
 from peftkit.paths import is_file
 from peftkit.results.run_folder import PREDICTION_COLUMNS
@@ -220,7 +220,7 @@ def _named(columns: dict[str, list], names: list[str] | None, column: str) -> li
 
 
 def _difference(runs: Sequence[RunResult], names: list[str] | None) -> ScoreDifference | None:
-    read = [read_run_predictions(run.folder) for run in runs]
+    read = read_run_predictions([run.folder for run in runs])
     if read[0] is None or read[1] is None or (second := in_order(read[1], read[0])) is None:
         return None
     scores = [run.record["scores"] for run in runs]

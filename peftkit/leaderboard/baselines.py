@@ -15,14 +15,8 @@ from typing import Any
 import numpy as np
 
 from peftkit.config.record_schema import FREQUENT_ANSWER
-from peftkit.leaderboard.paired import (
-    RunPredictions,
-    constant_predictions,
-    label_indicators,
-    read_run_predictions,
-    reads_label_sets,
-    resolve_metric,
-)
+from peftkit.leaderboard.paired import constant_predictions, label_indicators, reads_label_sets, resolve_metric
+from peftkit.leaderboard.predictions import LabeledExamples, is_list, read_run_predictions
 from peftkit.leaderboard.runs import BoardEntry, Summary, grouped
 from peftkit.leaderboard.stats import differing_settings, score_metrics, task_score
 from peftkit.metrics import RECORDED, Metric
@@ -45,7 +39,7 @@ MAX_TEXT = 60  # characters of an answer in a name
 class Labels:
     """What is known about the labels of a task: those that are scored, and counts of those that were trained on."""
 
-    known: RunPredictions  # without the predictions
+    known: LabeledExamples
     metrics: dict[str, tuple[Metric, str | None]]  # by recorded name, with the split, as `resolve_metric` returns them
     input: str  # of the metrics: classes, label_sets, numbers, tags, texts, ranks or margins
     names: list[str]  # of the classes or tags
@@ -132,7 +126,7 @@ def _entry(of: BoardEntry, method: str, scores: dict[str, float], answer: Any, s
 def _labels_of(members: Sequence[BoardEntry]) -> Labels | None:
     """Return the labels of entries with the same data; None without labels, or where a metric cannot be computed."""
     runs = [run for entry in members for run in entry.scored_runs]
-    known = next((found for run in runs if (found := read_run_predictions(run.folder)) is not None), None)
+    known = next((found[0].examples for run in runs if (found := read_run_predictions([run.folder]))[0]), None)
     audit = runs[0].audit
     counts = [(run.audit.get("label_counts") or {}) for run in runs]
     names = list(audit.get("label_names") or [])
@@ -148,7 +142,7 @@ def _labels_of(members: Sequence[BoardEntry]) -> Labels | None:
     inputs = {metrics[name][0].input for name in needed if name in metrics}
     if not inputs or not all(name in metrics for name in needed):
         return None
-    has_lists = known.labels.dtype.kind not in "iufb"
+    has_lists = is_list(known.labels)
     if has_lists and all(reads_label_sets(metrics[name][0]) for name in needed):
         input, same = "label_sets", {name: each for name, each in metrics.items() if reads_label_sets(each[0])}
     elif len(inputs - {"tag_names"}) <= 1:
@@ -167,7 +161,7 @@ def _labels_of(members: Sequence[BoardEntry]) -> Labels | None:
     return Labels(known, same, input, names, train, examples)
 
 
-def _counted_labels(counts: Mapping[str, Any], names: Sequence[str]) -> RunPredictions | None:
+def _counted_labels(counts: Mapping[str, Any], names: Sequence[str]) -> LabeledExamples | None:
     """Return the classes of validation examples, in any order, from their counts; None where these are not recorded."""
     splits = {
         split: each for split, each in counts.items() if split.startswith("validation") and isinstance(each, Mapping)
@@ -179,7 +173,7 @@ def _counted_labels(counts: Mapping[str, Any], names: Sequence[str]) -> RunPredi
         return None
     of_split: Array = np.repeat(list(numbers), list(map(len, labels)))
     found = np.concatenate(labels)
-    return RunPredictions(np.arange(len(found)).astype(str), of_split, found, found)
+    return LabeledExamples(np.arange(len(found)).astype(str), of_split, found)
 
 
 def _constant_answer(labels: Labels) -> tuple[Any, str] | None:

@@ -8,6 +8,7 @@ import numpy as np
 from peftkit.leaderboard.seeds import BINS, Array, PriorState, difference_variances, prior_states
 
 ALPHA, POWER = 0.05, 0.8
+BINS_IN_SUM = 8
 MAX_STEPS, TOLERANCE = 100, 1e-12  # of Newton's method; relative
 SEEDS_AND_EXAMPLES, EXAMPLES, SEEDS, MCNEMAR = "seeds, examples", "bootstrap", "seeds only", "McNemar"
 TESTS = {  # by (generalizes to new seeds, generalizes to new examples)
@@ -90,6 +91,9 @@ def _contrast(sample: TaskSample, states: list[PriorState], variances: Array, se
             bin_means[pairs], weights[pairs] = difference_variances(
                 states, variances, seeds, within, variance[pairs], first[pairs], second[pairs]
             )
+    # numpy sums up to 128 numbers in eights, so that a pair's sums do not depend, to the bit, on other pairs' bins
+    used = BINS_IN_SUM * -(-(1 + int(np.flatnonzero(weights.any(0)).max(initial=0))) // BINS_IN_SUM)
+    bin_means, weights = bin_means[:, :used].copy(), weights[:, :used].copy()
     means = np.array([e.values.mean() for e in sample.entries])
     difference = means[first] - means[second]
     names = [TESTS[bool(states), bool(each)] for each in both]

@@ -8,13 +8,8 @@ import numpy as np
 
 from peftkit.leaderboard.contrast import ALPHA, EntrySample, TaskSample, contrast, half_width, holm, mcnemar_p
 from peftkit.leaderboard.intervals import score_range
-from peftkit.leaderboard.paired import (
-    MAX_RESAMPLES,
-    SCORE_TOLERANCE,
-    RunPredictions,
-    can_resample,
-    scores_by_resample,
-)
+from peftkit.leaderboard.paired import MAX_RESAMPLES, SCORE_TOLERANCE, can_resample, scores_by_resample
+from peftkit.leaderboard.predictions import RunPredictions
 from peftkit.leaderboard.stats import score_metrics, task_score
 
 Array = np.ndarray
@@ -83,15 +78,17 @@ def score_difference(
     metrics, (one, other) = tuple(scores[0]), runs
     if tuple(scores[1]) != metrics or not all(can_resample(metrics, run) for run in runs):
         return None
-    predictions = np.stack([one.predictions, other.predictions])
-    whole, resampled = scores_by_resample(metrics, one.labels, predictions, one.splits, MAX_RESAMPLES, classes=classes)
+    predictions, labels = np.stack([one.predictions, other.predictions]), one.examples.labels
+    whole, resampled = scores_by_resample(
+        metrics, labels, predictions, one.examples.splits, MAX_RESAMPLES, classes=classes
+    )
     if not np.allclose(whole, [task_score(each) for each in scores], rtol=0, atol=SCORE_TOLERANCE):
         return None
     is_plain = metrics == ("accuracy",)
     entries = [
-        EntrySample(whole[[n]], resampled[:, [n]], predictions[n] == one.labels if is_plain else None) for n in (0, 1)
+        EntrySample(whole[[n]], resampled[:, [n]], predictions[n] == labels if is_plain else None) for n in (0, 1)
     ]
-    tested = contrast([TaskSample(entries, len(one.labels), np.array([0]), np.array([1]))])[0]
+    tested = contrast([TaskSample(entries, len(labels), np.array([0]), np.array([1]))])[0]
     difference, half = float(tested.difference[0]), float(half_width(ALPHA, tested)[0])
     counted = score_metrics(metrics)
     if not any(scores[0][name]["higher_is_better"] for name in counted):

@@ -44,7 +44,8 @@ def heatmap_figure(rankings: Sequence[Ranking], entries: Sequence[BoardEntry]) -
     for line, name in enumerate(names):
         for column, number in table[name].items():
             corner, alpha = (column - 0.48, line - 0.46), 0.45 * shade.get(number, 0.0)
-            panel.add_patch(Rectangle(corner, 0.96, 0.92, color=COLORS[0], alpha=alpha, lw=0))
+            # not add_patch, which computes limits that are set below
+            panel.add_artist(Rectangle(corner, 0.96, 0.92, color=COLORS[0], alpha=alpha, lw=0))
             is_top, entry = number in rankings[column].top, entries[number]
             text = marked(figure(entry, entry.score or 0.0), entry)
             style: Any = {
@@ -53,7 +54,7 @@ def heatmap_figure(rankings: Sequence[Ranking], entries: Sequence[BoardEntry]) -
             }
             panel.text(column, line, text, ha="center", va="center", fontsize=7.5, **style)
             if is_top:
-                panel.add_patch(Rectangle((column - 0.46, line - 0.44), 0.92, 0.88, fill=False, lw=1.3, ec=INK))
+                panel.add_artist(Rectangle((column - 0.46, line - 0.44), 0.92, 0.88, fill=False, lw=1.3, ec=INK))
     panel.set(xlim=(-0.5, len(rankings) - 0.5), ylim=(len(names) - 0.5, -0.5))
     panel.set_xticks(range(len(rankings)), [wrapped(titled(ranking, entries), 14) for ranking in rankings])
     panel.set_yticks(range(len(names)), labels)

@@ -2,15 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from peftkit.config.record_schema import MAX_NUMBER
-from peftkit.leaderboard.archive import read_predictions
 from peftkit.leaderboard.contrast import EntrySample, TaskSample, all_pairs
+from peftkit.leaderboard.predictions import RunPredictions, in_order, is_list, read_run_predictions
 from peftkit.leaderboard.runs import BoardEntry
 from peftkit.leaderboard.stats import score_metrics
 from peftkit.metrics import METRICS, RECORDED, Metric, import_own_metrics, split_suffix
@@ -25,21 +24,6 @@ NO_PREDICTIONS, OTHER_EXAMPLES, NOT_REPRODUCED = (
     "predictions on other examples",
     "predictions that do not reproduce the recorded score",
 )
-
-
-@dataclass(frozen=True)
-class RunPredictions:
-    """The predictions of one run on the examples whose label is known."""
-
-    ids: Array  # (examples,) split and id, as text
-    splits: Array
-    labels: Array  # numbers, or objects that are lists
-    predictions: Array
-
-    @property
-    def key(self) -> int:
-        """A hash of the examples, independent of their order."""
-        return hash(tuple(sorted(zip(self.ids.tolist(), map(str, self.labels.tolist()), strict=True))))
 
 
 def sample_of(
@@ -71,13 +55,13 @@ def sample_of(
     if len(runs_of) < (2 if baselines is None else 1):
         return sample
     runs = [run for each in runs_of.values() for run in each]
-    labels = runs[0].labels
+    labels, splits = runs[0].examples.labels, runs[0].examples.splits
     constant = [constant_predictions(labels, each.answer) for each in baselines or ()]
     predictions = np.stack([*(run.predictions for run in runs), *constant])
     count = int(np.clip(MAX_NUMBERS // predictions.size, MIN_RESAMPLES, MAX_RESAMPLES))
     names = entries[next(iter(runs_of))].scored_runs[0].audit.get("label_names")
     classes = len(names) if names else None
-    whole, resampled = scores_by_resample(metrics, labels, predictions, runs[0].splits, count, classes=classes)
+    whole, resampled = scores_by_resample(metrics, labels, predictions, splits, count, classes=classes)
     is_plain = metrics == ("accuracy",) and all(len(entry.by_seed) == 1 for entry in entries)
     start = 0
     counts = {index: len(each) for index, each in runs_of.items()}
@@ -108,7 +92,7 @@ def _fixed_pairs(entries: Sequence[BoardEntry], start: int, fixed: Sequence[Boar
 
 def constant_predictions(labels: Array, answer: Any) -> Array:
     """Return an answer for each label: a class, a number, a text or a list of classes; or one tag for each word."""
-    if not _is_list(labels):
+    if not is_list(labels):
         return np.full(len(labels), answer)
     answers = (answer if isinstance(answer, str | list) else [answer] * len(each) for each in labels)
     return np.fromiter(answers, object, len(labels))
@@ -118,12 +102,13 @@ def _predictions_by_entry(
     entries: Mapping[int, BoardEntry], metrics: Sequence[str], sample: TaskSample
 ) -> dict[int, list[RunPredictions]]:
     """Return the predictions by seed of the entries that have all of them, on the examples that most entries have."""
-    read = {index: [read_run_predictions(run.folder) for run in entry.scored_runs] for index, entry in entries.items()}
+    every = iter(read_run_predictions([run.folder for entry in entries.values() for run in entry.scored_runs]))
+    read = {index: list(islice(every, len(entry.scored_runs))) for index, entry in entries.items()}
     complete = _complete_only(read, entries, sample.left_out, NO_PREDICTIONS)
     if not complete:
         return {}
-    common = Counter(runs[0].key for runs in complete.values()).most_common(1)[0][0]
-    reference = next(runs[0] for runs in complete.values() if runs[0].key == common)
+    common = Counter(runs[0].examples.key for runs in complete.values()).most_common(1)[0][0]
+    reference = next(runs[0] for runs in complete.values() if runs[0].examples.key == common)
     if not can_resample(metrics, reference):
         sample.not_resampled.extend(metrics)
         return {}
@@ -144,55 +129,15 @@ def _complete_only(
     return {index: runs for index, runs in known.items() if len(runs) == len(found[index])}
 
 
-def in_order(run: RunPredictions, reference: RunPredictions) -> RunPredictions | None:
-    """Return the predictions in the order of the reference; None where examples or labels differ."""
-    if len(run.ids) != len(reference.ids) or run.predictions.dtype.kind != reference.predictions.dtype.kind:
-        return None
-    order: Array = np.empty(len(run.ids), int)
-    order[np.argsort(reference.ids, kind="stable")] = np.argsort(run.ids, kind="stable")
-    run = RunPredictions(run.ids[order], run.splits[order], run.labels[order], run.predictions[order])
-    pair = run.labels, reference.labels
-    is_same = all(map(np.array_equal, *pair)) if _is_list(run.labels) else np.array_equal(*pair)
-    return run if is_same and np.array_equal(run.ids, reference.ids) else None
-
-
-def read_run_predictions(folder: Path) -> RunPredictions | None:
-    """Return the folder's predictions, or None where there are none that can be read."""
-    try:
-        table = read_predictions(folder)
-        if table is None:
-            return None
-        table = table.filter(table["label"].is_valid())
-        splits, ids, labels, predictions = (np.asarray(table[name]) for name in ("split", "id", "label", "prediction"))
-        ids, names = ids.astype(str), set(splits.tolist())
-        if not len(ids) or not all(isinstance(name, str) for name in names) or not _is_valid(labels, predictions):
-            return None
-    except Exception:  # a damaged or foreign file; the board has a note on the entries without predictions
-        return None
-    if names != {"validation"}:
-        ids = np.char.add(np.char.add(splits.astype(str), "/"), ids)
-    return RunPredictions(ids, splits, labels, predictions)
-
-
-def _is_valid(*columns: Array) -> bool:
-    """Return whether each column has finite numbers only, or lists and texts only."""
-    return all(
-        bool(np.isfinite(values).all() and (np.abs(values.astype(float)) < MAX_NUMBER).all())
-        if not _is_list(values)
-        else all(isinstance(each, str | np.ndarray | list) for each in values)
-        for values in columns
-    )
-
-
 def can_resample(metrics: Sequence[str], run: RunPredictions) -> bool:
     """Return whether all of a task's metrics can be computed from these predictions."""
-    resolved = [resolve_metric(name, run.splits) for name in score_metrics(metrics)]
-    found, has_lists = [each[0] for each in resolved if each is not None], _is_list(run.labels)
+    resolved = [resolve_metric(name, run.examples.splits) for name in score_metrics(metrics)]
+    found, has_lists = [each[0] for each in resolved if each is not None], is_list(run.examples.labels)
     if has_lists:
         is_fitting = all(each.input == "tags" for each in found) or all(map(reads_label_sets, found))
     else:
         is_fitting = all(each.input not in ("tags", "label_sets") for each in found)
-    return len(found) == len(resolved) and is_fitting and has_lists == _is_list(run.predictions)
+    return len(found) == len(resolved) and is_fitting and has_lists == is_list(run.predictions)
 
 
 def reads_label_sets(metric: Metric) -> bool:
@@ -227,7 +172,7 @@ def scores_by_resample(
     counted = [each for each in found if each[0].higher_is_better] or found
     sign = 1 if counted[0][0].higher_is_better else -1
     parts = [slice(None) if split is None else np.flatnonzero(splits == split) for _, split in counted]
-    if reads_label_sets(counted[0][0]) and _is_list(labels):
+    if reads_label_sets(counted[0][0]) and is_list(labels):
         labels, predictions = (label_indicators(each, classes or 0) for each in (labels, predictions))
     scorers = [
         metric.scorer(labels[part], predictions[:, part], classes)
@@ -268,7 +213,3 @@ def resolve_metric(name: str, splits: Array, inputs: Sequence[str] = RECORDED) -
         return known[name], None
     plain = {split: name.removesuffix(split_suffix(split, names)) for split in names}
     return next(((known[n], split) for split, n in plain.items() if n != name and n in known), None)
-
-
-def _is_list(values: Array) -> bool:
-    return values.dtype.kind not in "iufb"

@@ -40,7 +40,7 @@ def write_plots(entries: Sequence[BoardEntry], groups: Sequence[str], folder: Pa
         ):
             with atomic_write(folder / f"{name}.png") as part:
                 picture.savefig(part, format="png", dpi=160)
-            picture.set_layout_engine("none")  # keep the layout; computing it again takes a second
+            picture.set_layout_engine(None)  # keep the layout; with "none" the figure would be drawn twice
             with atomic_write(folder / f"{name}.svg") as part:
                 picture.savefig(part, format="svg", metadata={"Date": None})
 

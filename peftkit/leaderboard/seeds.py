@@ -15,6 +15,7 @@ import numpy as np
 Array = np.ndarray
 DEGREES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # of the prior, in degrees of freedom
 SCALES, NODES = 17, 25  # numbers of grid points of the numerical integrals
+PAIRS = 32  # in a block of `difference_variances`
 BINS, STEP = 160, 0.15  # of variances, in steps of their logarithm; the last bin has all larger ones
 MIN_WEIGHT = 1e-6  # states of less weight are dropped, far below any p-value of interest
 
@@ -89,14 +90,17 @@ def difference_variances(
     added = [_seed_variance(state, variances, seeds, within) for state in states]
     lowest = [float((examples + variance.min(1)[first] + variance.min(1)[second]).min()) for variance, _ in added]
     least = max(min(lowest), 1e-15)
-    weight_sums, sums = np.zeros(len(first) * BINS), np.zeros(len(first) * BINS)
-    starts: Array = np.arange(len(first))[:, None, None] * BINS
-    for state, (variance, node_weights) in zip(states, added, strict=True):
-        total = np.maximum(examples[:, None, None] + variance[first][:, :, None] + variance[second][:, None, :], least)
-        weight = state.weight * node_weights[first][:, :, None] * node_weights[second][:, None, :]
-        bins = (starts + np.minimum((np.log(total / least) / STEP).astype(int), BINS - 1)).ravel()
-        weight_sums += np.bincount(bins, weight.ravel(), len(weight_sums))
-        sums += np.bincount(bins, (weight * total).ravel(), len(weight_sums))
+    weight_sums, sums = np.zeros((2, len(first) * BINS))
+    for start in range(0, len(first), PAIRS):  # so that the arrays below fit in the CPU's cache
+        pairs, of_bins = slice(start, start + PAIRS), slice(start * BINS, (start + PAIRS) * BINS)
+        one, other, of_examples = first[pairs], second[pairs], examples[pairs, None, None]
+        starts: Array = np.arange(len(one))[:, None, None] * BINS
+        for state, (variance, node_weights) in zip(states, added, strict=True):
+            total = np.maximum(of_examples + variance[one][:, :, None] + variance[other][:, None, :], least)
+            weight = state.weight * node_weights[one][:, :, None] * node_weights[other][:, None, :]
+            bins = (starts + np.minimum((np.log(total / least) / STEP).astype(int), BINS - 1)).ravel()
+            weight_sums[of_bins] += np.bincount(bins, weight.ravel(), len(one) * BINS)
+            sums[of_bins] += np.bincount(bins, (weight * total).ravel(), len(one) * BINS)
     bin_means = np.divide(sums, weight_sums, out=np.full(sums.shape, least), where=weight_sums > 0).reshape(-1, BINS)
     weights = weight_sums.reshape(-1, BINS)
     return bin_means, weights / weights.sum(1, keepdims=True)

@@ -88,19 +88,23 @@ def pearson(labels: Array, predictions: Array) -> Scorer:
 @metric("numbers", range=(-1, 1))
 def spearman(labels: Array, predictions: Array) -> Scorer:
     """Spearman rank correlation, ties at their mean rank; 0 where labels or predictions are constant."""
+    true, runs = _Order(labels), [_Order(run) for run in predictions]
 
     def scores(weights: Array) -> Array:
         counts = np.ascontiguousarray(weights.T)  # whole rows are faster to reorder
-        mean_rank = (counts.sum(0) + 1) / 2  # the mean of n ranks, tied or not
-        true = _ranks(labels, counts) - mean_rank
-        weighted = counts * true
-        true_spread = np.einsum("er,er->r", weighted, true)
-        columns = []
-        for run in predictions:
-            ranks = _ranks(run, counts) - mean_rank
-            products = np.einsum("er,er->r", weighted, ranks)
-            ranks *= ranks
-            columns.append(divide(products, np.sqrt(true_spread * np.einsum("er,er->r", counts, ranks))))
+        total = counts.sum(0)
+        tied = true.grouped(counts)
+        ranks = (np.cumsum(tied, axis=0) - (tied - 1) / 2)[true.groups]
+        centered = counts * (ranks - (total + 1) / 2)  # the mean of n ranks, tied or not
+        cubes, true_spread = np.einsum("er,er,er->r", counts, counts, counts), _rank_spread(total, tied)
+        columns, memory = [], np.empty((3, *counts.shape))  # allocating it for each run takes as long as the sums
+        for run in runs:
+            tied, weighted = run.grouped(counts, memory[0]), run.grouped(centered, memory[1])
+            # the ranks are cumsum(tied) - (tied - 1) / 2, where 1 / 2 adds nothing, as `centered` has the sum 0
+            products = np.einsum("er,er->r", weighted, np.cumsum(tied, axis=0, out=memory[2, : len(tied)]))
+            products -= np.einsum("er,er->r", weighted, tied) / 2
+            spread = _rank_spread(total, tied) if run.has_ties else (total * total * total - cubes) / 12
+            columns.append(divide(products, np.sqrt(true_spread * spread)))
         return np.stack(columns, 1)
 
     return scores
@@ -132,10 +136,21 @@ def _standardized(values: Array) -> Array:
     return divide(centered, np.where(np.ptp(values, 1) > 0, centered.std(1), 0)[:, None])
 
 
-def _ranks(values: Array, counts: Array) -> Array:
-    """Return (examples, resamples): the mean rank of each example's value in each resample; `counts` likewise."""
-    _, where = np.unique(values, return_inverse=True)
-    order = np.argsort(where, kind="stable")
-    starts = np.flatnonzero(np.diff(where[order], prepend=-1))
-    tied = np.add.reduceat(counts[order], starts, axis=0) if len(starts) < len(order) else counts[order]
-    return (np.cumsum(tied, axis=0) - (tied - 1) / 2)[where]
+class _Order:
+    """The order of values, and the groups of equal ones."""
+
+    def __init__(self, values: Array) -> None:
+        _, self.groups = np.unique(values, return_inverse=True)  # (examples,)
+        self.order = np.argsort(self.groups, kind="stable")
+        self.starts = np.flatnonzero(np.diff(self.groups[self.order], prepend=-1))  # of each group in the order
+        self.has_ties = len(self.starts) < len(self.order)
+
+    def grouped(self, counts: Array, out: Array | None = None) -> Array:
+        """Return the sums (groups, resamples) of (examples, resamples) over each group, in order."""
+        counts = counts.take(self.order, axis=0, out=out, mode="clip")  # which writes to `out` without a copy
+        return np.add.reduceat(counts, self.starts, axis=0) if self.has_ties else counts
+
+
+def _rank_spread(total: Array, tied: Array) -> Array:
+    """Return (resamples,) the sum of squares of centered mean ranks, from the sizes (groups, resamples) of the ties."""
+    return (total * total * total - np.einsum("gr,gr,gr->r", tied, tied, tied)) / 12  # Kendall 1945

@@ -107,6 +107,14 @@ def boards(size: int, folder: Path) -> list[str]:
     return ["job=leaderboard", f"out={folder}"]
 
 
+def wide_boards(size: int, folder: Path) -> list[str]:
+    """Write 10,000 runs over this number of tasks."""
+    tasks, methods = [f"{task}-{number}" for task in TASKS for number in range(size // len(TASKS))], [*METHODS][:10]
+    rates = 10_000 // (5 * len(methods) * len(tasks))
+    make_board(folder, seeds=5, rates=rates, extras=False, tasks=tasks, methods=methods)
+    return ["job=leaderboard", f"out={folder}"]
+
+
 def listings(size: int, folder: Path) -> list[str]:
     boards(size, folder)
     return ["job=runs", f"out={folder}"]
@@ -120,6 +128,7 @@ SERIES = {
     "inspect": Series("examples of job=inspect", (1_000, 16_000, 64_000, 128_000), inspections),
     "plan": Series("examples of job=plan", (1_000, 16_000, 64_000, 128_000), plans),
     "leaderboard": Series("results of job=leaderboard", (300, 900, 3_000, 9_000), boards),
+    "tasks": Series("tasks of job=leaderboard with 10,000 results", (5, 10, 25, 50), wide_boards),
     "runs": Series("results of job=runs", (300, 900, 3_000, 9_000), listings),
 }
 

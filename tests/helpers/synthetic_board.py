@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,24 @@ MACHINES = ("cpu: AMD EPYC, 2 cores", "cuda: NVIDIA H200")
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028$x_{"
 
 
-def make_board(root: Path, seeds: int = 3, rates: int = 1, predictions: bool = True, extras: bool = True) -> int:
+def make_board(
+    root: Path, seeds: int = 3, rates: int = 1, predictions: bool = True, extras: bool = True,
+    tasks: Sequence[str] = tuple(TASKS), methods: Sequence[str] = tuple(METHODS),
+) -> int:  # fmt: skip
     """Write every method x task x rate x seed below `root` and return how many; `extras` adds what goes wrong.
 
     Extras: a failed run, one without scores, a run of another machine, a board of substitutes and a hostile name.
+
+    Args:
+        tasks: those of TASKS, or of that shape with another name: sst2-7 has the metric and the examples of sst2.
     """
     random = np.random.default_rng(0)
     count = 0
-    for number, (task, (_, examples, _)) in enumerate(TASKS.items()):
-        labels = random.integers(0, 26, examples) / 5 if task == "stsb" else random.integers(0, 2, examples)
+    for number, task in enumerate(tasks):
+        _, examples, _ = shape_of(task)
+        labels = random.integers(0, 26, examples) / 5 if task.startswith("stsb") else random.integers(0, 2, examples)
         noise = {"examples": np.random.default_rng(number).normal(size=examples), "labels": labels}
-        for method in METHODS:
+        for method in methods:
             for step in range(rates):
                 for seed in range(seeds):
                     make_run(root, method, task, seed, random, noise, predictions, factor=1.1**step)
@@ -57,6 +65,11 @@ def make_board(root: Path, seeds: int = 3, rates: int = 1, predictions: bool = T
     return count
 
 
+def shape_of(task: str) -> tuple[list[str], int, float]:
+    """Return the metrics, validation examples and weight of the skill of a task such as sst2 or sst2-7."""
+    return TASKS[task.partition("-")[0]]
+
+
 def make_run(
     root: Path, method: str, task: str, seed: int, random: np.random.Generator, noise: dict[str, np.ndarray],
     predictions: bool = True, factor: float = 1.0, device: str = MACHINES[0], failed: str | None = None,
@@ -64,12 +77,12 @@ def make_run(
 ) -> Path:  # fmt: skip
     """Write one run folder, scored as its predictions are; `noise`, how hard each example is, is shared by all methods."""
     skill, trained, seconds, rate = METHODS.get(method, METHODS["lora"])
-    metrics, examples, weight = TASKS[task]
+    metrics, examples, weight = shape_of(task)
     rate = float(f"{rate * factor:.3g}")
     chance = 0.53 if not weight else min(skill * weight - 0.01 * abs(math.log(factor)), 0.97)
     hardness = 0.8 * noise["examples"] + 0.6 * random.normal(size=examples)
     luck, labels = 0.02 * random.normal(), noise["labels"]
-    if task == "stsb":  # with the noise that makes the correlation equal to the skill
+    if task.startswith("stsb"):  # with the noise that makes the correlation equal to the skill
         answers = labels + np.std(labels) * math.sqrt(chance**-2 - 1) * (1 + luck) * hardness
     else:
         right = hardness < float(np.quantile(noise["examples"], chance)) + luck
@@ -105,7 +118,7 @@ def make_run(
 def _record(
     method: str, task: str, seed: int, rate: float, device: str, failed: str | None, is_offline: bool
 ) -> dict[str, Any]:
-    metrics, examples, _ = TASKS[task]
+    metrics, examples, _ = shape_of(task)
     data = {"kind": "folder", "name": f"data/glue/{task}", "revision": "bcdcba79d07b", "substituted_for": None}
     if is_offline:
         data = {"kind": "offline", "name": "miniglue", "revision": "1", "substituted_for": "nyu-mll/glue"}

@@ -19,7 +19,7 @@ from peftkit.leaderboard import table
 from peftkit.leaderboard.archive import write_archive
 from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.page import page_data, write_page
-from peftkit.leaderboard.paired import read_run_predictions
+from peftkit.leaderboard.predictions import read_run_predictions
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 
@@ -154,15 +154,15 @@ DAMAGED: dict[str, dict[str, list]] = {
 @pytest.mark.parametrize("columns", DAMAGED.values(), ids=DAMAGED)
 def test_damaged_predictions_are_no_predictions(tmp_path: Path, columns: dict[str, list]) -> None:
     pq.write_table(pa.table(columns), tmp_path / "predictions.parquet")
-    assert read_run_predictions(tmp_path) is None
+    assert read_run_predictions([tmp_path]) == [None]
 
 
 def test_a_damaged_file_or_a_pipe_holds_no_predictions(tmp_path: Path) -> None:
     (tmp_path / "predictions.parquet").write_bytes(b"PAR1 damaged")
-    assert read_run_predictions(tmp_path) is None
+    assert read_run_predictions([tmp_path]) == [None]
     (tmp_path / "predictions.parquet").unlink()
     os.mkfifo(tmp_path / "predictions.parquet")
-    assert read_run_predictions(tmp_path) is None
+    assert read_run_predictions([tmp_path]) == [None]
 
 
 def test_a_run_with_a_damaged_log_or_predictions_is_archived(tmp_path: Path) -> None:

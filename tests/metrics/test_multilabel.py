@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from peftkit.leaderboard.paired import RunPredictions, can_resample, scores_by_resample
+from peftkit.leaderboard.paired import can_resample, scores_by_resample
+from peftkit.leaderboard.predictions import LabeledExamples, RunPredictions
 from peftkit.metrics import METRICS, score
 
 NAMES = ["bug", "billing", "urgent", "never"]
@@ -49,7 +50,7 @@ def test_weights_are_counts_of_examples() -> None:
 def test_a_board_resamples_lists_of_labels() -> None:
     lists = [np.array([np.flatnonzero(row) for row in rows] + [None], object)[:-1] for rows in (LABELS, PREDICTIONS)]
     splits = np.array(["validation"] * 60)
-    run = RunPredictions(np.arange(60).astype(str), splits, *lists)
+    run = RunPredictions(LabeledExamples(np.arange(60).astype(str), splits, lists[0]), lists[1])
     assert can_resample(EVERY, run) and can_resample(["sample_f1"], run)
     assert not can_resample(["average_precision"], run) and not can_resample(["accuracy"], run)
     whole, resampled = scores_by_resample(EVERY, lists[0], lists[1][None], splits, 50, classes=4)
