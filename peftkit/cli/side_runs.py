@@ -1,6 +1,5 @@
 """The runs of one command that train side by side: their lines, folders and failures, and their end."""
 
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from peftkit.cli.sweep_status import describe_start, failure, time_left
 from peftkit.config import RunConfig, UserError
 from peftkit.config.console import log
 from peftkit.config.progress import shown_progress, stage
+from peftkit.config.signals import interrupt_on_sigterm
 from peftkit.config.worker_pool import Ended, Started
 from peftkit.jobs.sequential import SequentialSeeds
 from peftkit.jobs.side_by_side import Crash, RunPool, SideRun
@@ -43,7 +43,7 @@ class SideRuns:
         if self.pool is None:
             with shown_progress(), stage("importing the libraries"):
                 self.pool = RunPool(config, self._receive, True, self.sequential)
-            signal.signal(signal.SIGTERM, _interrupt)
+            interrupt_on_sigterm()
         self.submitted += 1
         self.pool.submit(SideRun(self.submitted, self.total, config))
 
@@ -83,8 +83,3 @@ class SideRuns:
         assert self.pool is not None
         left = time_left(self.seconds, (self.total - len(self.seconds)) / self.pool.number)
         log(describe_start(run.config, run.number, self.total, left))
-
-
-def _interrupt(*_: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second signal ends the command at once
-    raise KeyboardInterrupt

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from peftkit.config.console import send_lines
 from peftkit.config.shared import sharing
+from peftkit.config.signals import interrupt_on_sigterm
 
 T = TypeVar("T")
 Send = Callable[[Any], None]
@@ -163,17 +164,12 @@ def _serve(connection: Connection, work: Callable[[Any, Send], None], environmen
 
     with suppress(KeyboardInterrupt, EOFError), sharing():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, which the other process gets too
-        signal.signal(signal.SIGTERM, _interrupt)
+        interrupt_on_sigterm(then=signal.SIG_IGN)
         send_lines(send)
         threading.Thread(target=_end_with_parent, daemon=True).start()
         while (task := connection.recv()) is not None:
             work(task, send)
             send(Ended())
-
-
-def _interrupt(*_: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once
-    raise KeyboardInterrupt
 
 
 def _end_with_parent() -> None:

@@ -6,10 +6,12 @@ import json
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from helpers.commands import choose
 
@@ -184,3 +186,19 @@ def test_a_bench_measures_only_what_is_missing(tiny: Callable[..., list[str]], t
     file.write_text(json.dumps(values))
     assert "2 of 3 were measured before" in (log := run("bench.seeds=1")) and "[1/1] loop, seed 0" in log
     assert (file.parents[1] / "index.html").is_file() and not list(file.parent.glob("process-*"))
+
+
+@pytest.mark.slow
+def test_a_bench_that_is_stopped_ends_the_process_that_it_measures(
+    tiny: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "peftkit", "job=bench", *tiny("bert", "task=sst2"), "bench.variants=[trainer]"]
+    bench = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.rglob("process-*/log.txt")):
+        assert bench.poll() is None
+        time.sleep(0.05)
+    children = psutil.Process(bench.pid).children(recursive=True)
+    bench.terminate()
+    assert bench.wait(timeout=60) == 130
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert children and not alive and not list(tmp_path.rglob("process-*"))
