@@ -46,11 +46,11 @@ def job_errors(run: RunConfig) -> list[str]:
 
 def ignored_errors(job_name: str, typed: Mapping[str, str]) -> list[str]:
     """Return a message for each typed override, by key, that a job does not read."""
-    job = JOBS[job_name]
+    job, of_jobs = JOBS[job_name], job_specific_keys()
     return [
-        refusal(f"job={job.name} ignores {typed[key]}: {job.ignores}", f"~{key}")
-        if job.reads is not None
-        else unused_key_message(key, job)
+        unused_key_message(key, job)  # as `job_errors` does
+        if job.reads is None or is_in_section(key, of_jobs)
+        else refusal(f"job={job.name} ignores {typed[key]}: {job.ignores}", f"~{key}")
         for key in ignored(job, list(typed))
     ]
 
