@@ -124,8 +124,9 @@ def _parse_param(override: str) -> Override:
 
 def _product(overrides: Sequence[Override]) -> list[list[str]]:
     """Return the overrides of each run, without those for Hydra itself."""
-    factors = []
-    for override in overrides:
+    factors, is_sweep = [], any(each.is_sweep_override() for each in overrides)
+    last = {each.get_key_element(): each for each in overrides}  # of a key typed twice, as in Hydra's sweeper
+    for override in last.values() if is_sweep else overrides:
         if override.is_sweep_override():
             key = override.get_key_element()
             values = itertools.islice(override.sweep_string_iterator(), MAX_RUNS + 1)

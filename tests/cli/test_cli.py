@@ -218,6 +218,12 @@ def test_recipe_sweeps_all_nine_tasks_and_the_command_line_narrows_it() -> None:
     assert len(expand_sweep(["recipe=claims/small_data", "task.max_train_samples=500", "method=full,lora"])) == 6
 
 
+def test_the_last_values_of_a_key_count_in_a_sweep() -> None:
+    assert expand_sweep(["seed=0,1", "method=lora", "seed=2"]) == [["seed=2", "method=lora"]]
+    assert expand_sweep(["seed=0,1", "seed=3,4"]) == [["seed=3"], ["seed=4"]]
+    assert expand_sweep(["seed=0", "seed=3,4"]) == [["seed=3"], ["seed=4"]]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
