@@ -20,18 +20,15 @@ class Quality:
     ece: float  # expected calibration error
 
 
-def probabilities(scores: Array, temperature: float = 1.0) -> Array:
-    """Return the probabilities (examples, classes) of scores: logits, or log-likelihoods of labels."""
-    from scipy.special import softmax
+def probabilities(scores: Array, temperature: float = 1.0, several_labels: bool = False) -> Array:
+    """Return the probabilities (examples, classes) of scores: logits, or log-likelihoods of labels.
 
-    return np.asarray(softmax(np.asarray(scores, float) / temperature, axis=-1))
+    With several labels of an example, they do not exclude each other: the probability of each is the sigmoid.
+    """
+    from scipy.special import expit, softmax
 
-
-def label_probabilities(scores: Array, temperature: float = 1.0) -> Array:
-    """Return the probability of each of several labels (examples, labels), which do not exclude each other."""
-    from scipy.special import expit
-
-    return np.asarray(expit(np.asarray(scores, float) / temperature))
+    scaled = np.asarray(scores, float) / temperature
+    return np.asarray(expit(scaled) if several_labels else softmax(scaled, axis=-1))
 
 
 def as_choices(scores: Array, labels: Array) -> tuple[Array, Array]:

@@ -21,7 +21,6 @@ from peftkit.metrics.calibration import (
     calibration_quality,
     f1_threshold,
     fit_temperature,
-    label_probabilities,
     probabilities,
     score_thresholds,
 )
@@ -72,8 +71,8 @@ def calibrate(context: RunContext, bundle: TrainingBundle, trainer: Any, held_ou
 def scale_probabilities(file: Path, temperature: float) -> None:
     """Replace the probabilities in a file of predictions by those at a temperature."""
     columns = _columns(file)
-    find = label_probabilities if _has_label_sets(columns) else probabilities
-    write_predictions(file, columns | {"probabilities": list(find(_scores(columns), temperature))})
+    found = probabilities(_scores(columns), temperature, several_labels=_has_label_sets(columns))
+    write_predictions(file, columns | {"probabilities": list(found)})
 
 
 def read_scores(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -141,7 +140,7 @@ def _fit_thresholds(
     scores: np.ndarray, labels: np.ndarray, temperature: float, names: Sequence[str]
 ) -> dict[str, float]:
     """Return the threshold of the calibrated probability of each label, for the highest F1 on the held-out examples."""
-    columns = zip(label_probabilities(scores, temperature).T, labels.T, strict=True)
+    columns = zip(probabilities(scores, temperature, several_labels=True).T, labels.T, strict=True)
     found = dict(zip(names, (f1_threshold(*each) for each in columns), strict=True))
     if absent := [name for name, count in zip(names, labels.sum(0).tolist(), strict=True) if not count]:
         log(

@@ -11,8 +11,8 @@ from datasets import Dataset, Value
 from peftkit.config import RunConfig, UserError, kind_of, label_columns, refusal
 from peftkit.config.console import log
 from peftkit.data.datasets import example_reader
-from peftkit.data.formats.multilabel import label_set
-from peftkit.metrics.calibration import Threshold, label_probabilities, probabilities, threshold_at, thresholds
+from peftkit.data.formats.multilabel import chosen_labels, label_set
+from peftkit.metrics.calibration import Threshold, probabilities, threshold_at, thresholds
 from peftkit.pipeline.calibration import CALIBRATION_FILE, read_scores
 from peftkit.results.run_result import RunResult
 
@@ -65,8 +65,7 @@ def with_confidence(
 
 def _probabilities(run: RunResult, scores: np.ndarray) -> np.ndarray:
     """Return the calibrated probabilities (rows, labels) of scores."""
-    find = label_probabilities if kind_of(run.config.task).several_labels else probabilities
-    return find(scores, run.temperature)
+    return probabilities(scores, run.temperature, kind_of(run.config.task).several_labels)
 
 
 def _confidences(run: RunResult, scores: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -77,12 +76,7 @@ def _confidences(run: RunResult, scores: np.ndarray, found: np.ndarray) -> np.nd
     """
     if not kind_of(run.config.task).several_labels:
         return np.max(found, axis=-1, initial=0)
-    return np.min(np.where(_chosen(run, scores), found, 1 - found), axis=-1, initial=1)
-
-
-def _chosen(run: RunResult, scores: np.ndarray) -> np.ndarray:
-    """Return which of several labels are predicted (rows, labels)."""
-    return scores >= np.array(run.score_thresholds or 0)
+    return np.min(np.where(chosen_labels(scores, run.score_thresholds), found, 1 - found), axis=-1, initial=1)
 
 
 def _log_uncalibrated(run: RunResult) -> None:
@@ -195,7 +189,11 @@ def _held_out(run: RunResult) -> tuple[np.ndarray, np.ndarray]:
         _, scores, labels = read_scores(file)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{file} cannot be read ({error}); train the run again with force=true") from error
-    is_right = scores.argmax(-1) == labels if labels.ndim == 1 else (_chosen(run, scores) == labels).all(-1)
+    is_right = (
+        scores.argmax(-1) == labels
+        if labels.ndim == 1
+        else (chosen_labels(scores, run.score_thresholds) == labels).all(-1)
+    )
     return _confidences(run, scores, _probabilities(run, scores)), is_right
 
 

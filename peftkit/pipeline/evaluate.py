@@ -18,7 +18,7 @@ from peftkit.data.columns import SUFFIX, text_columns
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.metrics import METRICS, score, split_suffix
-from peftkit.metrics.calibration import label_probabilities, probabilities
+from peftkit.metrics.calibration import probabilities
 from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.results import run_folder
@@ -86,16 +86,11 @@ def _prediction_columns(
         columns["label_name"] = [describe(label) if is_known else None for label, is_known in pairs]
         columns["prediction_name"] = [describe(each) for each in answers.predictions]
         if kind_of(bundle.format.task).has_sequence_head:
-            columns["probabilities"] = list(_probabilities(bundle, answers))
+            several = kind_of(bundle.format.task).several_labels
+            columns["probabilities"] = list(probabilities(np.stack(answers.scores), several_labels=several))
     texts = [name for name in (*text_columns(bundle.format.task), "messages") if name in table.column_names]
     taken = run_folder.PREDICTION_COLUMNS
     return columns | {f"{name}{SUFFIX}" if name in taken else name: list(table[name]) for name in texts}
-
-
-def _probabilities(bundle: TrainingBundle, answers: Predictions) -> np.ndarray:
-    """Return the probability of each label (examples, labels)."""
-    scores = np.stack(answers.scores)
-    return label_probabilities(scores) if kind_of(bundle.format.task).several_labels else probabilities(scores)
 
 
 def predict_encoded(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Predictions, dict[str, Any]]:

@@ -19,7 +19,6 @@ from peftkit.metrics.calibration import (
     expected_calibration_error,
     f1_threshold,
     fit_temperature,
-    label_probabilities,
     negative_log_likelihood,
     probabilities,
     score_thresholds,
@@ -95,9 +94,9 @@ def test_several_labels_are_calibrated_by_binary_cross_entropy() -> None:
     temperature = fit_temperature(*choices)
     assert temperature == pytest.approx(min(losses, key=losses.__getitem__), rel=0.01)
     np.testing.assert_allclose(
-        probabilities(choices[0], temperature)[:, 0], label_probabilities(scores, temperature).ravel()
+        probabilities(choices[0], temperature)[:, 0], probabilities(scores, temperature, several_labels=True).ravel()
     )
-    assert ((label_probabilities(scores, temperature) >= 0.5) == (scores >= 0)).all()
+    assert ((probabilities(scores, temperature, several_labels=True) >= 0.5) == (scores >= 0)).all()
 
 
 def test_a_threshold_has_the_highest_f1_of_all() -> None:

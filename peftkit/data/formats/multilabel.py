@@ -156,7 +156,7 @@ class MultilabelFormat(SequenceClassificationFormat):
 
     def choose(self, scores: np.ndarray) -> np.ndarray:
         """Return the predicted labels as 0 and 1 (examples, labels)."""
-        return (scores >= np.array(self.score_thresholds or 0)).astype(int)
+        return chosen_labels(scores, self.score_thresholds).astype(int)
 
     def describe(self, prediction: Any) -> Any:
         """Return the names of labels, in a list or with the separator of the task."""
@@ -174,6 +174,11 @@ class MultilabelFormat(SequenceClassificationFormat):
 
     def _targets(self, examples: Dataset) -> list[Any]:
         return [label or [] for label in examples["label"][:]]
+
+
+def chosen_labels(scores: np.ndarray, thresholds: Sequence[float] | None) -> np.ndarray:
+    """Return whether each label is predicted (examples, labels): its score reaches its threshold, by default 0."""
+    return scores >= np.array(thresholds or 0)
 
 
 def label_set(task: TaskConfig, names: Sequence[str], ids: Sequence[int] | np.ndarray) -> Any:
