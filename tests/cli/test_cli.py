@@ -302,6 +302,12 @@ def test_what_a_job_would_ignore_is_refused(overrides: list[str], message: str) 
     assert any(message in found for found in check(overrides))
 
 
+def test_a_key_of_another_job_has_one_message() -> None:
+    assert check(["job=runs", "workers=2"]) == [
+        "workers= is not for job=runs, only for job=finetune, job=plan; drop it"
+    ]
+
+
 def test_keys_that_a_job_reads_are_accepted() -> None:
     (only,) = check(
         ["job=evaluate", "run=x", "task=ax", "task.max_eval_samples=5", "train.per_device_eval_batch_size=8"]

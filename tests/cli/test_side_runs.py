@@ -113,7 +113,6 @@ def test_runs_of_a_comparison_in_new_processes_equal_runs_alone(
         ),
         (["threads=0"], "threads=0: expected a number above 0"),
         (["job=bench", "workers=2"], "workers= is not for job=bench, only for job=finetune, job=plan; drop it"),
-        (["job=runs", "workers=2"], "workers= is not for job=runs, only for job=finetune, job=plan; drop it"),
     ],
 )
 def test_what_cannot_work_is_refused(overrides: list[str], message: str) -> None:
