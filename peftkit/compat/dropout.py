@@ -22,7 +22,7 @@ def fast_masks() -> Iterator[None]:
     """
     library = torch.library.Library("aten", "IMPL")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*Overriding a previously registered kernel")
+        warnings.filterwarnings("ignore", r"(?s).*Overriding a previously registered kernel")
         library.impl("bernoulli_.float", _bernoulli, "CPU")
     try:
         yield
