@@ -15,6 +15,7 @@ from peftkit.cli.runner import SweepRunner
 from peftkit.cli.streams import discard_output, prepare_streams
 from peftkit.cli.sweep_status import open_status_folder
 from peftkit.cli.validate import command_errors, distinct_runs
+from peftkit.compat.hydra import composed_at_launch
 from peftkit.config import UserError, error_summary, is_text
 from peftkit.config.imports import start_imports
 from peftkit.config.shared import sharing
@@ -130,4 +131,5 @@ def _run_hydra(arguments: Sequence[str], runner: SweepRunner) -> None:
     import hydra
 
     sys.argv = ["peftkit", *arguments]
-    hydra.main(config_path=str(paths.conf_folder()), config_name="config", version_base="1.3")(runner.run)()
+    with composed_at_launch():
+        hydra.main(config_path=str(paths.conf_folder()), config_name="config", version_base="1.3")(runner.run)()

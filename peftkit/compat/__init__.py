@@ -1,1 +1,1 @@
-"""All uses of undocumented parts of transformers, peft, accelerate, trl and bitsandbytes, each pinned by a test."""
+"""All uses of undocumented parts of transformers, peft, accelerate, trl, bitsandbytes and hydra, pinned by tests."""

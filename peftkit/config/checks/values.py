@@ -196,6 +196,14 @@ def range_errors(config: Mapping[str, Any], invalid: set[str]) -> Iterator[Found
     yield from _adapter_errors(value_of(config, "method.config"), invalid | RANGES.keys())
 
 
+def key_errors(name: str, value: Any) -> Iterator[str]:
+    """Yield a message for a value of a top-level key that has the wrong type or is out of its range."""
+    config = {name: value}
+    wrong = {key: message for key, message in _type_errors(config, RunConfig, "") if key == name}
+    yield from wrong.values()
+    yield from (message for key, message in range_errors(config, {*wrong}) if key == name)
+
+
 def _adapter_errors(values: Any, checked: set[str]) -> Iterator[Found]:
     """Yield a message for each number of PEFT's config that no method takes."""
     for name, value in values.items() if isinstance(values, Mapping) else []:
