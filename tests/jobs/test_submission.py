@@ -251,7 +251,7 @@ def test_runs_that_the_user_names_are_one_of_each_task(tmp_path: Path) -> None:
         (["recipe=lora_glue"], "job=submission ignores recipe=lora_glue"),
         (["data_root=/nowhere"], "data_root=/nowhere: no such folder"),
         (["runs=[/nowhere/a,/nowhere/b]"], "runs=/nowhere/a contains no result.json"),
-        (["results=[x]"], "job=submission ignores results=[x]"),
+        (["results=[x]"], "results= is not for job=submission, only for job=leaderboard"),
     ],
 )
 def test_what_the_job_cannot_use_is_refused(overrides: list[str], answer: str) -> None:

@@ -46,7 +46,7 @@ def job_errors(run: RunConfig) -> list[str]:
 
 def ignored_errors(job_name: str, typed: Mapping[str, str]) -> list[str]:
     """Return a message for each typed override, by key, that a job does not read."""
-    job, of_jobs = JOBS[job_name], job_specific_keys()
+    job, of_jobs = JOBS[job_name], job_specific_keys() - {"generate"}
     return [
         unused_key_message(key, job)  # as `job_errors` does
         if job.reads is None or is_in_section(key, of_jobs)
