@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from peftkit.compat.dropout import fast_masks
+from peftkit.compat.lora import fused_lora
 from peftkit.compat.peft import lora_without_casts
 from peftkit.config.progress import counted, stage
 from peftkit.models.frozen_weights import frozen_in
@@ -87,6 +88,7 @@ def fast_steps(trainer: Trainer) -> Iterator[None]:
             means.enter_context(fast_masks())
             if arguments.bf16 and is_single:
                 means.enter_context(frozen_in(trainer.model, torch.bfloat16))
+                means.enter_context(fused_lora(trainer.model))
         yield
 
 

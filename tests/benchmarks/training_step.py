@@ -23,6 +23,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from peftkit import training
 from peftkit.compat.dropout import fast_masks
+from peftkit.compat.lora import fused_lora
 from peftkit.compat.peft import lora_without_casts
 from peftkit.models.frozen_weights import frozen_in
 from peftkit.training.embedding_rows import used_rows
@@ -105,13 +106,15 @@ def main() -> None:
     masks: Means = lambda trainer: fast_masks()  # noqa: E731
     casts: Means = lambda trainer: lora_without_casts(trainer.model)  # noqa: E731
     frozen: Means = lambda trainer: frozen_in(trainer.model, torch.bfloat16)  # noqa: E731
+    fused: Means = lambda trainer: fused_lora(trainer.model)  # noqa: E731
     print(
         f"{torch.get_num_threads()} threads, mean length {LENGTHS.mean():.0f}\n{'':<38}{'without':>7}{'with':>7}{'ratio':>7}"
     )
     compare("masks of 16 bits", "lora", masks)
     compare("LoRA without casts to fp32", "lora", casts)
     compare("frozen weights in bf16", "lora", frozen)
-    compare("all of these", "lora", lambda trainer: together(trainer, masks, casts, frozen))
+    compare("LoRA in one function", "lora", fused)
+    compare("all of these", "lora", lambda trainer: together(trainer, masks, casts, frozen, fused))
     compare("masks of 16 bits", "full", masks)
     compare("used rows of word embeddings", "full", used_rows)
     compare("all of these", "full", lambda trainer: together(trainer, masks, used_rows))
