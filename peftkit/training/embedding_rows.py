@@ -57,6 +57,8 @@ class _Rows(TrainerCallback):
             0, ids, torch.arange(len(ids)).to(ids)
         )
         embedding.register_buffer("positions", positions, persistent=False)
+        padding = -1 if embedding.padding_idx is None else int(positions[embedding.padding_idx])
+        self.padding = None if padding < 0 else padding
         embedding.weight = nn.Parameter(self.all.detach()[ids])
         embedding.forward = self._forward  # type: ignore[method-assign]
         self.hooks = [
@@ -69,10 +71,8 @@ class _Rows(TrainerCallback):
             self._write()
             return nn.functional.embedding(ids, self.all)
         self.is_written = False
-        padding = self.embedding.padding_idx
         index: Any = self.embedding.positions
-        used = None if padding is None or index[padding] < 0 else int(index[padding])
-        return nn.functional.embedding(index[ids], self.embedding.weight, used)
+        return nn.functional.embedding(index[ids], self.embedding.weight, self.padding)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **settings: Any) -> None:
         """Count the weight decay of the rows that are not used."""
