@@ -39,7 +39,14 @@ class SamplerTrainer(Trainer):
         assert self.optimizer is not None
         self.accelerator.unscale_gradients()
         trained = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        return nn.utils.clip_grad_norm_(trained, self.args.max_grad_norm)
+        gradients = [weight.grad for weight in trained if weight.grad is not None]
+        if not gradients or any(each.device.type != "cpu" or each.dtype != torch.float32 for each in gradients):
+            return nn.utils.clip_grad_norm_(trained, self.args.max_grad_norm)
+        flat = [each.flatten() for each in gradients]
+        norm = torch.stack([each.dot(each) for each in flat]).sum().sqrt()  # takes half the time of torch's norms
+        if not norm <= self.args.max_grad_norm:  # or NaN
+            nn.utils.clip_grads_with_norm_(trained, self.args.max_grad_norm, norm)
+        return norm
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return the FLOPs of a batch as transformers estimates them, which counts the weights only once."""
