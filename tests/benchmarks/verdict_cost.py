@@ -1,6 +1,9 @@
 """Measure what a verdict costs: a grid of plain scripts beside peftkit's board on the same examples.
 
-python tests/benchmarks/verdict_cost.py GLUE OUT.json     # GLUE: its parquet folders; about an hour of two quiet cores
+python tests/benchmarks/verdict_cost.py GLUE OUT     # GLUE: its parquet folders; about an hour of two quiet cores
+
+Stop it at will: each measurement is stored in OUT/measured.json when it is made, and the same command goes on after it.
+A measurement that was stopped is made again from its start.
 
 The verdict: which of seven methods differ from full fine-tuning of MiniLM on 1,000 examples of SST-2 and of MRPC, three
 epochs. The grid is each method at three learning rates with five seeds, every run a script of HF's Trainer (batches of
@@ -15,10 +18,13 @@ import csv
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
@@ -39,33 +45,38 @@ BOARD = [
 ]  # fmt: skip
 
 
-def main(glue: Path, output: Path) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        plain = {
-            f"{task} {method}": [_seconds(_plain(glue, task, method, seed, folder)) for seed in range(TIMED)]
-            for task in COLUMNS
-            for method in METHODS
-        }
-        grid = sum(mean(times) for times in plain.values()) * RATES * SEEDS
-        board = [sys.executable, "-m", "peftkit", "-m", f"data_root={glue}", f"out={folder / 'out'}", *BOARD]
-        board += [f"task={','.join(COLUMNS)}", "workers=2"]
-        fast = _seconds([*board, "sequential_seeds=true"])
-        verdict = _differing_from_full(folder)
-        rest = _seconds(board)
-        whole = _differing_from_full(folder)
-    found = {
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "plain_seconds": plain,
-        "grid_seconds": grid,
-        "board_seconds": fast,
-        "ratio": fast / grid,
-        "verdict": verdict,
-        "rest_seconds": rest,
-        "verdict_of_all_seeds": whole,
-        "same": verdict == whole,
-    }
-    output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+def main(glue: Path, out: Path) -> None:
+    file, runs = out / "measured.json", out / "out"
+    out.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    def store(name: str, measure: Callable[[], Any]) -> Any:
+        if name not in found:
+            found[name] = measure()
+            file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return found[name]
+
+    def plain_seconds(task: str, method: str, seed: int) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            return _seconds(_plain(glue, task, method, seed, Path(folder)))
+
+    def board_seconds() -> float:
+        shutil.rmtree(runs, ignore_errors=True)
+        return _seconds([*board, "sequential_seeds=true"])
+
+    plain = [
+        [store(f"{task} {method} {seed}", partial(plain_seconds, task, method, seed)) for seed in range(TIMED)]
+        for task in COLUMNS
+        for method in METHODS
+    ]
+    grid = sum(map(mean, plain)) * RATES * SEEDS
+    board = [sys.executable, "-m", "peftkit", "-m", f"data_root={glue}", f"out={runs}", *BOARD]
+    board += [f"task={','.join(COLUMNS)}", "workers=2"]
+    fast = store("board", board_seconds)
+    verdict = store("verdict", lambda: _differing_from_full(out))
+    store("rest", lambda: _seconds(board))
+    whole = store("verdict of all seeds", lambda: _differing_from_full(out))
+    store("machine", lambda: f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
     print(f"grid {grid:.0f} s, board {fast:.0f} s, ratio {fast / grid:.3f}; the same verdicts: {verdict == whole}")
 
 
