@@ -15,11 +15,13 @@ from pathlib import Path
 
 from peftkit.config.errors import Refusal, UserError
 from peftkit.config.quoting import typed
-from peftkit.paths import atomic_write, cache_folder
+from peftkit.paths import atomic_write, cache_folder, names_in
 
 HUB_TIMEOUT = 3.0  # seconds; the Hub is contacted once per process
 MIN_CACHED_SIZE = 16 << 20  # bytes: hashing smaller files is as fast as reading the cache
 ADAPTER_FILE = "adapter_config.json"
+POOLING_FOLDER = "1_Pooling"  # of sentence-transformers
+PICKLED = (".bin", ".bin.index.json")  # weights that torch pickled
 MIN_AGE = 2.0  # seconds: a file that changed since may change again without another size or time
 
 
@@ -86,6 +88,14 @@ def checkpoint_folder(folder: Path) -> Path:
         f"model.checkpoint={folder} has no config.json and no {ADAPTER_FILE}; use the folder of a checkpoint, of an "
         "adapter or of a finished run"
     )
+
+
+def pickled_weights(folder: Path) -> Path | None:
+    """Return the file to name where the weights of a checkpoint are pickled only, otherwise None."""
+    names = names_in(folder)
+    if any(name.startswith("model") and ".safetensors" in name for name in names):
+        return None
+    return next((folder / f"pytorch_model{end}" for end in PICKLED if f"pytorch_model{end}" in names), None)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -33,6 +34,7 @@ from peftkit.config.kinds import DECODER, ENCODER, KINDS, SEQ2SEQ
 from peftkit.methods.native import is_head, keep_bias, with_new_token_rows
 
 OWN_CLASS = "~method.config._target_"  # of method=peft, which a fix drops
+CONVERT = "if you trust it, load it in PEFT and save it again, which writes safetensors"
 MISSING_WEIGHTS = "Found missing adapter keys"  # of PEFT's warning
 
 
@@ -186,6 +188,8 @@ def _check_config(folder: Path) -> None:
     errors = list(adapter_errors(json.loads(file.read_text(encoding="utf-8")))) if file.is_file() else []
     if errors:
         raise UserError(f"{file}: {'; '.join(errors)}")
+    if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file() and (folder / WEIGHTS_NAME).is_file():
+        raise UserError(f"{folder / WEIGHTS_NAME} is refused: pickled weights can contain code; {CONVERT}")
 
 
 @contextmanager

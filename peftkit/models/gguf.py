@@ -1,6 +1,5 @@
 """Checkpoints in GGUF files, the format of llama.cpp."""
 
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,12 +7,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from peftkit.config import UserError, error_summary
+from peftkit.paths import new_folder
 
 
 def dequantize(file: Path, folder: Path) -> None:
     """Write a GGUF file's decoder in fp32 and its tokenizer, with the chat template, as a checkpoint folder.
-
-    The folder appears when it is complete; of several processes that write it, the first wins.
 
     Raises:
         UserError: the gguf package is missing, or the file is damaged or of an architecture that transformers does
@@ -30,10 +28,6 @@ def dequantize(file: Path, folder: Path) -> None:
     except Exception as error:  # a damaged file ends the reader in any error, such as struct.error
         summary = error_summary(error)  # some errors have no message
         raise UserError(f"model.checkpoint={file} cannot be read as a GGUF checkpoint: {summary}") from error
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        new = Path(scratch, "new")
+    with new_folder(folder) as new:
         model.save_pretrained(new)
         tokenizer.save_pretrained(new)
-        if not folder.exists():
-            new.rename(folder)

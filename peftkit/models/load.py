@@ -186,7 +186,9 @@ def read_checkpoint(
     """
     if getattr(config, "attention_type", None) == "block_sparse":
         config.attention_type = "original_full"  # type: ignore[attr-defined]
-    arguments: dict[str, Any] = {"config": config, "dtype": torch.float32, **hub_arguments(source)}
+    arguments: dict[str, Any] = {
+        "config": config, "dtype": torch.float32, "use_safetensors": True, **hub_arguments(source)
+    }  # fmt: skip
     if attention is not None:
         arguments["attn_implementation"] = attention
     if quantization:
@@ -204,6 +206,14 @@ def read_checkpoint(
         raise UserError(
             f"transformers has no {auto.__name__.removeprefix('Auto')} of {config.model_type}, the family of "
             f"{source.name}; choose another task or another model.checkpoint"
+        ) from error
+    except OSError as error:
+        if "safetensors" not in str(error):
+            raise
+        raise UserError(
+            f"{source.name} has no weights in .safetensors files, and pickled ones (.bin) can contain code; use "
+            "another checkpoint, or, if you trust it, download its folder and set "
+            "model.checkpoint=FOLDER/pytorch_model.bin"
         ) from error
     for name, size, expected in sorted(info["mismatched_keys"]):
         if not _is_head(model, name):

@@ -24,7 +24,7 @@ from peftkit.models.quantization import copy_dequantized
 from peftkit.pipeline.build import TrainingBundle, format_for, head_kind
 from peftkit.pipeline.foreign_adapters import base_of, merge_foreign_adapter
 from peftkit.pipeline.merged import write_merged
-from peftkit.pipeline.sources import PROMPT_FOLDER, dequantized_checkpoint, ensure_mini, run_tokenizer
+from peftkit.pipeline.sources import PROMPT_FOLDER, converted_checkpoint, ensure_mini, run_tokenizer
 from peftkit.results.run_result import RunResult
 
 
@@ -41,7 +41,7 @@ def find_model(model: ModelConfig, source: str) -> Source:
     """
     found = locate(model, source)
     if found.folder is not None and Path(found.folder).is_file():
-        return replace(found, folder=str(dequantized_checkpoint(Path(found.folder))))
+        return replace(found, folder=str(converted_checkpoint(Path(found.folder), str(found.revision))))
     if found.kind == "offline" and found.folder is None:
         folder = ensure_mini(found.name)
         return replace(found, revision=folder.name.removeprefix(f"{found.name}-"), folder=str(folder))
@@ -68,9 +68,10 @@ def base_source(run: RunResult) -> Source:
     Raises:
         UserError: its folder is missing.
     """
-    if run.source.kind == "folder" and not Path(run.source.name).is_dir():
+    if run.source.kind == "folder" and not Path(run.source.name).exists():
         raise UserError(f"{run.folder} was trained on the checkpoint {run.source.name}, which is missing; restore it")
-    return find_model(run.config.model, "offline") if run.source.kind == "offline" else run.source
+    is_file = run.source.kind == "folder" and Path(run.config.model.checkpoint).is_file()  # converted, in the cache
+    return find_model(run.config.model, "offline") if is_file or run.source.kind == "offline" else run.source
 
 
 @stage("loading the run")
@@ -105,7 +106,9 @@ def _load_bundle(run: RunResult, quantized: bool) -> TrainingBundle:
     tokenizer = run_tokenizer(config, run_tokenizer_source(run), base_source(run))
     if (run.folder / "model").is_dir():
         auto, trained = auto_class(config.model.family, config.task.kind), str(run.folder / "model")
-        model, found = auto.from_pretrained(trained, trust_remote_code=False, output_loading_info=True)
+        model, found = auto.from_pretrained(
+            trained, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
         if missing := sorted(found["missing_keys"]):
             raise UserError(f"{trained} lacks weights: {', '.join(missing[:3])}; train the run again")
     else:

@@ -12,10 +12,10 @@ import torch
 from peftkit.config import MethodConfig, Refusal, RunConfig, UserError
 from peftkit.config.console import is_main_process, log
 from peftkit.config.shared import shared
-from peftkit.config.source import Source, fingerprint
+from peftkit.config.source import PICKLED, Source, fingerprint
 from peftkit.data import offline_corpus
 from peftkit.data.datasets import example_reader
-from peftkit.models import gguf, offline
+from peftkit.models import gguf, offline, pickled
 from peftkit.models.checkpoints import vector_pooling
 from peftkit.models.embedding_rows import MADE_FOR_THIS, RECORD_FILE, ROWS_FILE, read_vocabulary
 from peftkit.models.load import pooling_of
@@ -31,12 +31,16 @@ VOCABULARY_FILES = (
 )  # of a folder of job=extend, those that determine a result
 
 
-def dequantized_checkpoint(file: Path) -> Path:
-    """Return the folder of a GGUF file's checkpoint in fp32; it is written to the cache the first time."""
-    folder = cache_folder() / f"{safe_name(file.stem)}-{fingerprint(file)}"
+def converted_checkpoint(file: Path, revision: str) -> Path:
+    """Return the folder of the checkpoint of a GGUF file, in fp32, or of pickled weights.
+
+    It is written to the cache the first time.
+    """
+    is_pickled = file.name.endswith(PICKLED)
+    folder = cache_folder() / f"{safe_name(file.absolute().parent.name if is_pickled else file.stem)}-{revision}"
     if not folder.is_dir():
-        log(f"{file} is dequantized once to fp32, and cached in {folder}")
-        gguf.dequantize(file, folder)
+        log(f"{file} is converted once to {'safetensors' if is_pickled else 'fp32'}, and cached in {folder}")
+        (pickled.convert if is_pickled else gguf.dequantize)(file, folder)
     return folder
 
 

@@ -72,7 +72,11 @@ DAMAGE: dict[str, tuple[str, bytes | None, str]] = {
     "adapter config missing": ("adapter/adapter_config.json", None, "adapter/adapter_config.json is missing; "),
     "adapter config truncated": ("adapter/adapter_config.json", b'{"r": ', "adapter_config.json cannot be read: "),
     "adapter config a text": ("adapter/adapter_config.json", b'"r"', "adapter_config.json cannot be read: expected"),
-    "weights missing": ("adapter/adapter_model.safetensors", None, "adapter contains no weights; "),
+    "weights missing": (
+        "adapter/adapter_model.safetensors",
+        None,
+        "adapter contains no weights in .safetensors files; ",
+    ),
     "weights empty": ("adapter/adapter_model.safetensors", b"", "adapter_model.safetensors cannot be read: truncated"),
     "weights truncated": ("adapter/adapter_model.safetensors", safetensors()[:-1], "safetensors cannot be read: trunc"),
     "weights text": (

@@ -1,4 +1,4 @@
-"""Bases as users have them: heads of other tasks, mean pooling, weights in several files, in .bin or with a prefix."""
+"""Bases as users have them: heads of other tasks, mean pooling, weights in several files or with a prefix."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_mean_pooling_classifier_is_a_base_that_keeps_its_pooling(folder: Path
         assert torch.equal(model.bert.embeddings.word_embeddings.weight, mean.bert.embeddings.word_embeddings.weight)
 
 
-@pytest.mark.parametrize("form", ["sharded", "bin", "prefixed"])
+@pytest.mark.parametrize("form", ["sharded", "prefixed"])
 def test_weights_are_read_in_every_form(folder: Path, form: str) -> None:
     saved = classifier(folder, ["a", "b"])
     file = folder / "model.safetensors"
@@ -93,9 +93,6 @@ def test_weights_are_read_in_every_form(folder: Path, form: str) -> None:
         file.unlink()
         saved.save_pretrained(folder, max_shard_size="10KB")
         assert len(list(folder.glob("model-*.safetensors"))) > 1
-    elif form == "bin":
-        file.unlink()
-        torch.save(weights, folder / "pytorch_model.bin")
     else:  # a plain encoder, saved without the prefix of a model with a head
         names = [name for name in weights if name.startswith("bert.")]
         save_file({name.removeprefix("bert."): weights[name] for name in names}, file, metadata={"format": "pt"})

@@ -137,7 +137,7 @@ def test_a_checkpoint_that_is_another_file_is_refused(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"")
     (message,) = check([f"model.checkpoint={weights}", "model=gpt2", "task=sst2", "source=offline"])
-    assert "is a file; name the checkpoint's folder, or a .gguf file" in message
+    assert "is a file; name the checkpoint's folder, or a .gguf or .bin file" in message
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from peftkit.config.files import ending_of, names_file, open_binary, reading
 from peftkit.config.jobs import JOBS
 from peftkit.config.quoting import typed
 from peftkit.config.run import RunConfig
-from peftkit.config.source import checkpoint_folder
+from peftkit.config.source import PICKLED, checkpoint_folder, pickled_weights
 from peftkit.config.suggestions import nearest, with_hint
 from peftkit.paths import dataset_path, exists, is_file, is_folder, is_link, names_in, walk
 
@@ -28,8 +28,8 @@ def path_errors(run: RunConfig) -> Iterator[str]:
             f"model.checkpoint={checkpoint}: no such folder{_tilde(checkpoint)}",
         ),
         (
-            is_file(checkpoint) and not checkpoint.lower().endswith(".gguf"),
-            f"model.checkpoint={checkpoint} is a file; name the checkpoint's folder, or a .gguf file",
+            is_file(checkpoint) and not checkpoint.lower().endswith((".gguf", *PICKLED)),
+            f"model.checkpoint={checkpoint} is a file; name the checkpoint's folder, or a .gguf or .bin file",
         ),
         *(
             (
@@ -42,7 +42,10 @@ def path_errors(run: RunConfig) -> Iterator[str]:
     )
     if is_folder(checkpoint):
         try:
-            checkpoint_folder(Path(checkpoint))
+            if (file := pickled_weights(checkpoint_folder(Path(checkpoint)))) is not None:
+                fix = typed("model.checkpoint", str(file))
+                wrong = f"model.checkpoint={checkpoint} has pickled weights only, which can contain code"
+                yield Refusal(f"{wrong}; type {fix} if you trust it", fix)
         except UserError as error:
             yield error.message
     if run.job != "plan":

@@ -91,14 +91,14 @@ def _artifact_errors(folder: Path, config: RunConfig) -> Iterator[str]:
                 yield f"{folder / name / file} cannot be read: expected an object; {AGAIN}"
         for path in sorted((folder / name).glob("*.json")):
             read_json(path, AGAIN)
-        weights = [path for path in sorted((folder / name).iterdir()) if path.suffix in (".safetensors", ".bin")]
+        weights = [path for path in sorted((folder / name).iterdir()) if path.suffix == ".safetensors"]
     except UserError as error:
         yield error.message
         return
     if not weights:
-        yield f"{folder / name} contains no weights; {AGAIN}"
+        yield f"{folder / name} contains no weights in .safetensors files; {AGAIN}"
     for path in weights:
-        if path.suffix == ".safetensors" and (reason := safetensors_error(path)) is not None:
+        if (reason := safetensors_error(path)) is not None:
             yield f"{path} cannot be read: {reason}; {AGAIN}"
 
 
