@@ -17,6 +17,11 @@ T = TypeVar("T")
 MAX_NAMED = 5  # rows, or fields of an object, that a message names
 
 
+def is_formula(text: str) -> bool:
+    """Return whether a spreadsheet computes a cell with this text instead of showing it, also as a signed number."""
+    return text.lstrip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠"))
+
+
 class CellError(ValueError):
     """A value of a type that a task does not read; `parse_cells` adds the column and the row.
 

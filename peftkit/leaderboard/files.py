@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftkit.data.cells import is_formula
 from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.costs import TIMED, UNTIMED
 from peftkit.leaderboard.glue import glue_entries
@@ -156,7 +157,7 @@ def _not_a_formula(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = plain(value)
-    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠")) else text
+    return f"'{text}" if is_formula(text) else text
 
 
 def _table(lines: Sequence[dict[str, str]]) -> str:

@@ -2,13 +2,16 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftkit.data.cells import id_of
+from peftkit.config.console import log
+from peftkit.data.cells import id_of, is_formula
 from peftkit.paths import atomic_write
 
+NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -16,7 +19,8 @@ def write_table(table: Any, file: Path) -> None:
     """Write a table of `datasets` in the format of the file's ending, atomically.
 
     Cells of csv and tsv with separators, quotes or line breaks are quoted (RFC 4180). A missing value is an empty cell,
-    a list of words their text, other nested values JSON. Dates are ISO text, NaN is null in jsonl.
+    a list of words their text, other nested values JSON. Dates are ISO text, NaN is null in jsonl. A text that a
+    spreadsheet computes as a formula is data, and is written unchanged; the log states how many there are.
 
     Raises:
         UserError: the file cannot be written.
@@ -30,9 +34,16 @@ def write_table(table: Any, file: Path) -> None:
             if file.suffix == ".jsonl":
                 out.writelines(f"{json.dumps(_plain(row), ensure_ascii=False)}\n" for row in table)
                 return
-            separator = SEPARATORS[file.suffix]
-            lines = (table.column_names, *(row.values() for row in table))
-            out.writelines(f"{separator.join(_quoted(_cell(each), separator) for each in line)}\n" for line in lines)
+            separator, formulas = SEPARATORS[file.suffix], 0
+            for line in (table.column_names, *(row.values() for row in table)):
+                cells = [_cell(each) for each in line]
+                formulas += sum(is_formula(each) and not NUMBER.fullmatch(each) for each in cells)
+                out.write(f"{separator.join(_quoted(each, separator) for each in cells)}\n")
+    if formulas:
+        log(
+            f"!! {formulas} cells of {file} begin like a formula (=, +, -, @), which a spreadsheet computes; "
+            "import its columns as text, or use output=FILE.jsonl"
+        )
 
 
 def _plain(value: Any) -> Any:

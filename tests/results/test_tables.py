@@ -57,6 +57,16 @@ def test_cells_are_read_back(tmp_path: Path, ending: str, separator: str) -> Non
     assert read[header[0]].tolist() == TEXTS
 
 
+def test_texts_like_formulas_are_unchanged_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["=cmd|' /C calc'!A0", "\t@SUM(1)", "-1.5", "+2e-3", "- a film", "good"]
+    write_table(Dataset.from_dict({"text": texts, "score": [-0.5] * 6}), tmp_path / "x.csv")
+    with (tmp_path / "x.csv").open(encoding="utf-8", newline="") as lines:
+        assert [row[0] for row in csv.reader(lines)][1:] == texts
+    assert f"!! 3 cells of {tmp_path}/x.csv begin like a formula" in capsys.readouterr().err
+    write_table(Dataset.from_dict({"text": ["good"]}), tmp_path / "x.tsv")
+    assert capsys.readouterr().err == ""
+
+
 def test_lines_and_columns_are_read_back(tmp_path: Path) -> None:
     for ending in (".jsonl", ".parquet"):
         write_table(table(), tmp_path / f"x{ending}")
