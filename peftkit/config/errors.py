@@ -2,6 +2,8 @@
 
 from typing import Self
 
+from peftkit.config.secrets import without_secrets
+
 
 class Refusal(str):
     """A message about what is wrong, and the overrides that correct it.
@@ -53,8 +55,8 @@ def refuse(*rules: tuple[object, str]) -> None:
 
 
 def error_summary(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class name where the message is empty."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return the first line of an error's message without secrets, or its class name where the message is empty."""
+    return without_secrets((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def is_text(value: str) -> bool:

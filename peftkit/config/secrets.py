@@ -1,4 +1,4 @@
-"""Secrets of the environment: no file, folder name or request may contain one."""
+"""Secrets: no file, folder name or request may contain one of the environment, or a text that looks like one."""
 
 import os
 import re
@@ -8,6 +8,10 @@ from typing import Any
 VARIABLE = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL", re.IGNORECASE)  # in the name of a variable
 FIELD = re.compile(r"api.?key|secret|passw|authorization|bearer|credential|cookie|(^|[-_])token$", re.IGNORECASE)
 MIN_LENGTH = 8  # shorter values, such as true, are no secrets
+TOKEN = re.compile(  # of the Hub, OpenAI and those like it, GitHub, GitLab, AWS, Slack and Google
+    r"\b(hf_[A-Za-z0-9]{30,}|sk-(?:[a-z]+\d*-){0,2}(?=[A-Za-z_]*\d)\w{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|"
+    r"glpat-[\w-]{20,}|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,}|AIza[\w-]{35})"
+)
 
 
 def secret_errors(config: Any, key: str = "") -> Iterator[str]:
@@ -20,13 +24,19 @@ def secret_errors(config: Any, key: str = "") -> Iterator[str]:
         for secret in secrets
         if secret in text
     )
+    yield from (
+        f"{where} contains an access token ({found[1][:4]}...), and neither files nor requests may contain secrets; "
+        "remove it, and set it as an environment variable"
+        for where, text in _texts(config, key)
+        if (found := TOKEN.search(text)) is not None and not any(secret in text for secret in secrets)
+    )
 
 
 def without_secrets(text: str) -> str:
     """Return a text with *** in place of secrets."""
     for secret in _secrets():
         text = text.replace(secret, "***")
-    return text
+    return TOKEN.sub("***", text)
 
 
 def _secrets() -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from helpers.commands import check
 
+from peftkit.config import error_summary
 from peftkit.config.secrets import secret_errors, secret_fields, without_secrets
 
 VALUE = "planted-secret-0123"
@@ -41,6 +42,28 @@ def test_short_values_and_other_variables_are_no_secrets(
     assert list(secret_errors({"out": value, "train": {"bf16": True}})) == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf_" + "aB3" * 12,
+        "sk-proj-aB3dEfGhIjKlMnOpQrStUv",
+        "sk-ant-api03-abcdEFGH1234ijklMNOP5678",
+        "ghp_" + "aB3" * 12,
+        "AKIAABCDEFGHIJKLMNOP",
+    ],
+)
+def test_a_text_that_looks_like_a_token_is_refused_and_not_shown(text: str) -> None:
+    for typed in (f"collator.header={text}", f"task.dataset=https://user:{text}@example.org/x.jsonl", f"out={text}"):
+        (message,) = check([typed])
+        assert "contains an access token" in message and text not in message
+    assert without_secrets(f"wrong key {text}!") == "wrong key ***!"
+
+
+@pytest.mark.parametrize("text", ["sk-learn-pipelines-for-everyone", "risk-management1234567890123456", "hf_models"])
+def test_names_are_no_tokens(text: str) -> None:
+    assert list(secret_errors({"out": text})) == [] and without_secrets(text) == text
+
+
 def test_what_is_typed_contains_no_secret_either(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", VALUE)
     for typed in ("out=${oc.env:MY_TOKEN}", f"out={VALUE}", "generate.request.a={b:[${oc.env:MY_TOKEN}]}"):
@@ -51,6 +74,11 @@ def test_what_is_typed_contains_no_secret_either(monkeypatch: pytest.MonkeyPatch
 def test_secrets_of_an_error_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", VALUE)
     assert without_secrets(f"wrong key {VALUE}!") == "wrong key ***!"
+
+
+def test_the_summary_of_an_error_has_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", VALUE)
+    assert error_summary(RuntimeError(f"401 for {VALUE}\nmore")) == "401 for ***"
 
 
 def test_fields_of_a_request_are_secrets_at_any_depth() -> None:
