@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -23,18 +24,19 @@ class PageHandler(SimpleHTTPRequestHandler):
         self.version = version
         super().__init__(*args, **kwargs)
 
-    def do_GET(self) -> None:
+    def send_head(self) -> Any:
+        """Send the headers of the answer to GET and HEAD, and return its content."""
         if self.headers.get("Host", "").rsplit(":", 1)[0] not in (HOST, "localhost"):
             self.send_error(403, "only localhost is served")  # refuses DNS rebinding by other sites
-        elif self.path == "/version":
-            text = self.version().encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-        else:
-            super().do_GET()
+            return None
+        if self.path != "/version":
+            return super().send_head()
+        text = self.version().encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        return BytesIO(text)
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-store")

@@ -18,8 +18,8 @@ from peftkit.jobs.leaderboard_server import results_version, serve, start_messag
 RESULT = Path("glue/rte/bert/lora/seed-0/result.json")
 
 
-def get(address: str, host: str | None = None) -> str:
-    request = urllib.request.Request(address, headers={"Host": host} if host else {})
+def get(address: str, host: str | None = None, method: str = "GET") -> str:
+    request = urllib.request.Request(address, headers={"Host": host} if host else {}, method=method)
     with urllib.request.urlopen(request, timeout=10) as answer:
         return answer.read().decode()
 
@@ -45,8 +45,12 @@ def test_the_folder_is_served_with_its_version_to_this_machine_alone(tmp_path: P
     try:
         address = f"http://127.0.0.1:{server.server_port}"
         assert (get(address), get(f"{address}/version")) == ("the page", "7")
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            get(address, host="elsewhere.example")
+        for method in ("GET", "HEAD"):
+            assert get(address, method=method) == ("the page" if method == "GET" else "")
+            for path in ("", "/version"):
+                with pytest.raises(urllib.error.HTTPError, match="403"):
+                    get(address + path, host="elsewhere.example", method=method)
+        assert server.server_address[0] == "127.0.0.1"
     finally:
         server.shutdown()
         server.server_close()
