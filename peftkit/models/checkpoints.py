@@ -56,8 +56,8 @@ def locate(model: ModelConfig, source: str) -> Source:
         path = model.checkpoint if folder == Path(model.checkpoint) else str(folder)
         found = Source("folder", path, revision, folder=path)
         return replace(found, substituted_for=_run_source(found).get("substituted_for"))
-    if (file := Path(model.checkpoint)).is_file():
-        name, content = (str(file.parent), file.parent) if file.name.endswith(PICKLED) else (str(file), file)
+    if (named := Path(model.checkpoint)).is_file():
+        name, content = (str(named.parent), named.parent) if named.name.endswith(PICKLED) else (str(named), named)
         return Source("folder", name, fingerprint(content, CHECKPOINT_FILES), folder=model.checkpoint)
     if source != "offline" and hub_is_reachable():
         return Source("hub", model.checkpoint, _commit(model))

@@ -186,9 +186,8 @@ def read_checkpoint(
     """
     if getattr(config, "attention_type", None) == "block_sparse":
         config.attention_type = "original_full"  # type: ignore[attr-defined]
-    arguments: dict[str, Any] = {
-        "config": config, "dtype": torch.float32, "use_safetensors": True, **hub_arguments(source)
-    }  # fmt: skip
+    arguments: dict[str, Any] = {"config": config, "dtype": torch.float32, **hub_arguments(source)}
+    arguments["use_safetensors"] = True
     if attention is not None:
         arguments["attn_implementation"] = attention
     if quantization:
@@ -197,24 +196,10 @@ def read_checkpoint(
         model, info = auto.from_pretrained(
             checkpoint_path(source), output_loading_info=True, ignore_mismatched_sizes=True, **arguments
         )
-    except ValueError as error:
-        if "does not support an attention implementation" in str(error):
-            wrong = f"model.attn_implementation={attention}: transformers has no such attention of {config.model_type}"
-            raise UserError(refusal(wrong, "model.attn_implementation=eager")) from error
-        if not str(error).startswith("Unrecognized configuration class"):
-            raise
-        raise UserError(
-            f"transformers has no {auto.__name__.removeprefix('Auto')} of {config.model_type}, the family of "
-            f"{source.name}; choose another task or another model.checkpoint"
-        ) from error
-    except OSError as error:
-        if "safetensors" not in str(error):
-            raise
-        raise UserError(
-            f"{source.name} has no weights in .safetensors files, and pickled ones (.bin) can contain code; use "
-            "another checkpoint, or, if you trust it, download its folder and set "
-            "model.checkpoint=FOLDER/pytorch_model.bin"
-        ) from error
+    except (ValueError, OSError) as error:
+        if refused := _load_refusal(error, auto, source, config, attention):
+            raise refused from error
+        raise
     for name, size, expected in sorted(info["mismatched_keys"]):
         if not _is_head(model, name):
             raise UserError(
@@ -232,6 +217,27 @@ def read_checkpoint(
         missing = missing - below | {f"{model.base_model_prefix}.{name}" for name in info["missing_keys"]}
     disable_weight_packing(model)
     return model, missing
+
+
+def _load_refusal(
+    error: Exception, auto: Any, source: Source, config: PretrainedConfig, attention: str | None
+) -> UserError | None:
+    """Return the sentence for an error of transformers that the user can correct, otherwise None."""
+    text, model_type = str(error), config.model_type
+    if isinstance(error, OSError) and "safetensors" in text:
+        return UserError(
+            f"{source.name} has no .safetensors files, and others can contain code; use another checkpoint, or, if "
+            "you trust its .bin file, download its folder and set model.checkpoint=FOLDER/pytorch_model.bin"
+        )
+    if "does not support an attention implementation" in text:
+        wrong = f"model.attn_implementation={attention}: transformers has no such attention of {model_type}"
+        return UserError(refusal(wrong, "model.attn_implementation=eager"))
+    if text.startswith("Unrecognized configuration class"):
+        return UserError(
+            f"transformers has no {auto.__name__.removeprefix('Auto')} of {model_type}, the family of "
+            f"{source.name}; choose another task or another model.checkpoint"
+        )
+    return None
 
 
 def _renames_base(model: PreTrainedModel) -> bool:

@@ -53,7 +53,7 @@ def test_a_folder_with_pickled_weights_is_refused_with_the_file_to_type(folder: 
     assert error.fix == (f"model.checkpoint={folder}/pytorch_model.bin",)
     assert not check(["task=sst2", "model=bert", "source=offline", *error.fix])
     source = Source("folder", str(folder), folder=str(folder))
-    with pytest.raises(UserError, match=r"no weights in \.safetensors files"):
+    with pytest.raises(UserError, match=r"has no \.safetensors files"):
         load_language_model(source, load_tokenizer(source))
 
 
