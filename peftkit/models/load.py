@@ -223,18 +223,17 @@ def _load_refusal(
     error: Exception, auto: Any, source: Source, config: PretrainedConfig, attention: str | None
 ) -> UserError | None:
     """Return the sentence for an error of transformers that the user can correct, otherwise None."""
-    text, model_type = str(error), config.model_type
-    if isinstance(error, OSError) and "safetensors" in text:
+    if isinstance(error, OSError) and "safetensors" in str(error):
         return UserError(
             f"{source.name} has no .safetensors files, and others can contain code; use another checkpoint, or, if "
             "you trust its .bin file, download its folder and set model.checkpoint=FOLDER/pytorch_model.bin"
         )
-    if "does not support an attention implementation" in text:
-        wrong = f"model.attn_implementation={attention}: transformers has no such attention of {model_type}"
+    if "does not support an attention implementation" in str(error):
+        wrong = f"model.attn_implementation={attention}: transformers has no such attention of {config.model_type}"
         return UserError(refusal(wrong, "model.attn_implementation=eager"))
-    if text.startswith("Unrecognized configuration class"):
+    if str(error).startswith("Unrecognized configuration class"):
         return UserError(
-            f"transformers has no {auto.__name__.removeprefix('Auto')} of {model_type}, the family of "
+            f"transformers has no {auto.__name__.removeprefix('Auto')} of {config.model_type}, the family of "
             f"{source.name}; choose another task or another model.checkpoint"
         )
     return None
