@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from peftkit.cli.side_runs import SideRuns
 from peftkit.cli.sweep_status import RunStatus, collect_statuses, describe_start, failure, time_left, write_status
 from peftkit.config import UserError, error_summary
 from peftkit.config.console import log, log_assumptions
+from peftkit.config.errors import BusyError
 from peftkit.config.imports import end_imports
 from peftkit.config.jobs import JOBS
 from peftkit.config.json_files import read_json
@@ -28,6 +29,8 @@ from peftkit.jobs.sequential import SequentialSeeds
 from peftkit.jobs.workers import with_workers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from omegaconf import DictConfig
 
     from peftkit.config import RunConfig
@@ -55,42 +58,44 @@ class SweepRunner:
         self.seconds: list[float] = []  # of each run that ended
         self.plans: list[tuple[RunConfig, Plan]] = []  # of job=plan
         self.side_runs: SideRuns | None = None
+        self.postponed: list[RunConfig] = []  # runs that another command trains
         self.sequential: SequentialSeeds | None = None
 
     def run(self, cfg: DictConfig) -> float:
-        """Run one job and return its score for a sweeper that optimizes it; a failed one does not stop the others."""
-        from hydra.core.hydra_config import HydraConfig
+        """Run one job and return its score for a sweeper that optimizes it; a failed one does not stop the others.
 
-        from peftkit import api
+        A run of a sweep that another command trains comes last.
+        """
+        from hydra.core.hydra_config import HydraConfig
 
         hydra = HydraConfig.get()
         self.claim = cfg.claim
         # without Hydra's + the overrides can be typed again
         overrides = [*self.flags, *(override.lstrip("+") for override in hydra.overrides.task)]
-        try:
-            config_dir = self.flags[1] if self.flags else None
+        config_dir = self.flags[1] if self.flags else None
+
+        def start() -> float:
             config = build_run(cfg, hydra.runtime.choices.get("recipe"), overrides, config_dir)
             config = with_workers(config, self.number_of_runs, self.auto_workers)
-            if config.workers is not None:
-                self.side_runs = self.side_runs or SideRuns(
-                    self.number_of_runs, self.record_folder, self.fail, self.sequential
-                )
-                self.side_runs.submit(config)
-                return float("-inf")
-            with shown_progress(not config.train.get("disable_tqdm", False)):
-                _import_job(config.job)
-                self._announce(config)
-                started = time.monotonic()
-                found = None
-                if config.job == "plan":
-                    self._plan(config)
-                else:
-                    found = api.run_job(config, self.record_folder, self.sequential)
-                log_assumptions()
-                self.seconds.append(time.monotonic() - started)
-            from peftkit.jobs.leaderboard import selection_score
+            if config.workers is None:
+                return self._run_job(config, waits=not self._may_postpone)
+            self.side_runs = self.side_runs or SideRuns(
+                self.number_of_runs, self.record_folder, self.fail, self.sequential
+            )
+            self.side_runs.submit(config)
+            return float("-inf")
 
-            return selection_score(found)
+        return self._run(start)
+
+    @property
+    def _may_postpone(self) -> bool:
+        is_sweep = self.number_of_runs > 1 and self.status_folder is None and self.sequential is None
+        return is_sweep and int(os.environ.get("WORLD_SIZE", "1")) == 1
+
+    def _run(self, start: Callable[[], float]) -> float:
+        """Return the score of a run that is started, -inf where it fails."""
+        try:
+            return start()
         except UserError as error:
             self.fail(2, str(error))
         except KeyboardInterrupt:
@@ -103,13 +108,37 @@ class SweepRunner:
             self.fail(*failure(error_summary(error), self.folders[-1] if self.folders else None))
         return float("-inf")
 
+    def _run_job(self, config: RunConfig, waits: bool) -> float:
+        from peftkit import api
+
+        with shown_progress(not config.train.get("disable_tqdm", False)):
+            _import_job(config.job)
+            self._announce(config)
+            started, found = time.monotonic(), None
+            if config.job == "plan":
+                self._plan(config)
+            else:
+                try:
+                    found = api.run_job(config, self.record_folder, self.sequential, waits)
+                except BusyError as error:
+                    log(f"{error.args[0].partition(';')[0]}; this run comes last")
+                    self.postponed.append(config)
+                    return float("-inf")
+            log_assumptions()
+            self.seconds.append(time.monotonic() - started)
+        from peftkit.jobs.leaderboard import selection_score
+
+        return selection_score(found)
+
     def wait(self) -> None:
-        """Wait for the runs that train side by side."""
+        """Wait for the runs that train side by side, and for those that other commands train."""
         try:
             if self.side_runs is not None:
                 self.side_runs.wait()
         except KeyboardInterrupt:
             self._interrupt()
+        for config in self.postponed:
+            self._run(partial(self._run_job, config, waits=True))
 
     def _interrupt(self) -> None:
         number = 0 if self.side_runs is None else self.side_runs.running

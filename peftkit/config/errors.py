@@ -33,6 +33,14 @@ class UserError(Exception):
         return getattr(self.args[0], "fix", ()) if self.args else ()
 
 
+class BusyError(UserError):
+    """Another process writes a folder, and this one does not wait."""
+
+
+class WriteError(OSError):
+    """A file or folder cannot be written: the message has its path, the cause and what to do."""
+
+
 def refusal(wrong: str, *fix: str, verb: str = "use") -> Refusal:
     """Return the message about what is wrong, with each alternative that corrects it."""
     return Refusal(f"{wrong}; {', or '.join(_instruction(wrong, each, verb) for each in fix)}", *fix)

@@ -1,6 +1,5 @@
 """job=bench: what training with peftkit costs beside plain scripts of HF's Trainer and PyTorch, on this machine."""
 
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ from peftkit.pipeline.bench.summary import as_record
 from peftkit.pipeline.bench.terminal import show_bench
 from peftkit.pipeline.sources import describe_sources, device_name, execution_setup, warn_substitutions
 from peftkit.results import run_folder
+from peftkit.results.locks import locked_folder
 
 NOT_PLAIN = (  # training arguments that a plain script sets itself, by its variant
     "train_sampling_strategy", "bf16", "fp16", "report_to", "output_dir", "seed", "save_strategy", "disable_tqdm",
@@ -33,8 +33,7 @@ def bench(config: RunConfig) -> None:
     """Measure what is not measured yet, each in a process of its own, and show all measurements."""
     interrupt_on_sigterm()  # which ends the process that is measured
     work, comparison = _prepare(config)
-    with ExitStack() as stack:
-        run_folder.lock(stack, work.folder)
+    with locked_folder(work.folder):
         bench = None if config.force else read_bench(work.folder)
         if bench is None:
             with stage("measuring the machine"):

@@ -13,7 +13,10 @@ from peftkit.jobs.sequential import SequentialSeeds
 
 
 def run_job(
-    config: RunConfig, on_start: Callable[[Path], None] | None = None, sequential: SequentialSeeds | None = None
+    config: RunConfig,
+    on_start: Callable[[Path], None] | None = None,
+    sequential: SequentialSeeds | None = None,
+    waits: bool = True,
 ) -> Any:
     """Run the job that a config names, and return what its entry point returns: a run folder where it has one.
 
@@ -22,8 +25,10 @@ def run_job(
     Args:
         on_start: called with the folder of each training run before it starts; a failed one is never returned.
         sequential: of a command with sequential seeds: skips a run that is not needed.
+        waits: whether a training run waits for a process that trains the same run.
 
     Raises:
+        BusyError: another process trains the run, and `waits` is False.
         UserError: the input is wrong in a way that only loading could show.
     """
     job = JOBS[config.job]
@@ -42,7 +47,8 @@ def run_job(
             config = with_generated_data(config)
         module, _, name = job.entry.partition(":")
         function = getattr(import_module(module), name)
-        arguments = {"on_start": on_start} if "on_start" in inspect.signature(function).parameters else {}
+        known = inspect.signature(function).parameters
+        arguments = {name: each for name, each in (("on_start", on_start), ("waits", waits)) if name in known}
         folder = None if sequential is None else sequential.skip(config, reason)
         if folder is not None and on_start is not None:
             on_start(folder)

@@ -8,7 +8,6 @@ from typing import Any
 from peftkit.config import RunConfig, UserError, kind_of
 from peftkit.config.console import is_main_process, log
 from peftkit.jobs.finetune import finetune
-from peftkit.jobs.search import run_lock
 from peftkit.leaderboard.stats import task_score
 from peftkit.pipeline.artifacts import find_model, merged_folder
 from peftkit.results import run_folder
@@ -40,8 +39,7 @@ def downstream(config: RunConfig, on_start: Callable[[Path], None] | None = None
     checkpoint = merged_folder(run)
     overrides = tuple(override for override in config.overrides if not override.lstrip("+").startswith(JOB_OVERRIDES))
     first = replace(config, job="finetune", run=None, overrides=overrides)
-    with run_lock(first):  # other adapted models may be compared with the same base
-        before = finetune(first, on_start)
+    before = finetune(first, on_start)
     result = RunResult(before).record
     if not result["scores"]:
         raise UserError(f"task={config.task.name} has hidden labels, so nothing can be compared; use another task")
@@ -53,7 +51,7 @@ def downstream(config: RunConfig, on_start: Callable[[Path], None] | None = None
     after = finetune(replace(first, model=replace(first.model, **changes), overrides=overrides), on_start)
     if is_main_process():
         settings = run_folder.run_id(replace(first, seed=0), result["audit"]["sources"], result["run"]["setup"])
-        _record(folder, f"{config.task.name}-{config.method.name}-{settings}", config, before, after)
+        _record(run, f"{config.task.name}-{config.method.name}-{settings}", config, before, after)
     return after
 
 
@@ -75,7 +73,7 @@ def _check_base(config: RunConfig, run: RunResult) -> None:
     )
 
 
-def _record(folder: Path, name: str, config: RunConfig, before: Path, after: Path) -> None:
+def _record(run: RunResult, name: str, config: RunConfig, before: Path, after: Path) -> None:
     """Add both scores to the result of the language modeling run, which several seeds may update at the same time."""
     first, second = RunResult(before).record, RunResult(after).record
     scores = {"before": task_score(first["scores"]), "after": task_score(second["scores"])}
@@ -88,10 +86,10 @@ def _record(folder: Path, name: str, config: RunConfig, before: Path, after: Pat
         "fresh": second["audit"]["fresh"],
         "seeds": {},
     }
-    with run_folder.updated_result(folder) as result:
+    with run_folder.updated_result(run.folder, run.record) as result:
         entries = result["language"].setdefault("downstream", {})
         entries.setdefault(name, entry)["seeds"][str(config.seed)] = scores
     log(
         f"{config.task.name}, {config.method.name}: {scores['before']:.3f} from the base, {scores['after']:.3f} from "
-        f"{folder}"
+        f"{run.folder}"
     )

@@ -28,6 +28,7 @@ from peftkit.models.tokenizer import load_tokenizer
 from peftkit.pipeline.artifacts import base_source, find_model, load_bundle
 from peftkit.pipeline.sources import device_name, tokenizer_source, warn_substitutions
 from peftkit.results import run_folder
+from peftkit.results.locks import locked_file
 from peftkit.results.run_result import RunResult
 
 BLOCK_TEXTS, BLOCK_CHARACTERS = 4096, 1 << 22  # maximum size of a block that is sorted by length
@@ -71,22 +72,23 @@ def embed(config: RunConfig) -> None:
     meta = run_folder.meta(config.seed, device_name(), "bf16" if embedder.bf16 else "fp32")
     target = Path(config.output or f"{Path(text).with_suffix('')}.vectors.parquet")
     texts = [TextRecord(None, text)] if file is None else stream_texts(file, config.embed.column)
-    counts = _write_embeddings(target, embedder, texts)
-    metadata = {
-        "input": None if file is None else str(file),
-        **counts,
-        "max_length": embedder.max_length,
-        "width": embedder.dim,
-        "pooling": embedder.reader.pooling,
-        "layer": embedder.reader.layer,
-        "normalize": embedder.reader.normalize,
-        "model": {**asdict(embedder.source), "folder": None},
-        "run": config.run,
-        "vocab": config.vocab,
-        "seconds": time.perf_counter() - started,
-        "meta": {**meta, "status": "finished"},
-    }
-    run_folder.write_text(target.with_name(f"{target.name}.json"), json.dumps(metadata, indent=1) + "\n")
+    with locked_file(target):
+        counts = _write_embeddings(target, embedder, texts)
+        metadata = {
+            "input": None if file is None else str(file),
+            **counts,
+            "max_length": embedder.max_length,
+            "width": embedder.dim,
+            "pooling": embedder.reader.pooling,
+            "layer": embedder.reader.layer,
+            "normalize": embedder.reader.normalize,
+            "model": {**asdict(embedder.source), "folder": None},
+            "run": config.run,
+            "vocab": config.vocab,
+            "seconds": time.perf_counter() - started,
+            "meta": {**meta, "status": "finished"},
+        }
+        run_folder.write_text(target.with_name(f"{target.name}.json"), json.dumps(metadata, indent=1) + "\n")
     _report(counts, embedder, target)
 
 

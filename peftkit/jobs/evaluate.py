@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from peftkit.pipeline.evaluate import describe_labels
 from peftkit.pipeline.examples import score_reference, score_splits
 from peftkit.pipeline.sources import warn_substitutions
 from peftkit.results import run_folder
+from peftkit.results.locks import locked_file
 from peftkit.results.run_result import RunResult
 
 
@@ -81,17 +83,17 @@ def evaluate_run(config: RunConfig) -> Evaluation:
         # each evaluation on other data has its own file, named by the data and the start of its revision
         name = f"{name}-{Path(source.name).stem}-{str(source.revision)[:8]}"
     name = safe_name(name)
-    file = run.folder / f"predictions-{name}.parquet"
-    scores, costs = score_splits(chosen, bundle, data, file, reference)
-    if is_main_process() and run.temperature != 1:
-        scale_probabilities(file, run.temperature)
-    record = run.folder / f"evaluation-{name}.json"
-    if is_main_process():
-        found: dict[str, Any] = {"scores": scores, "costs": costs, "source": asdict(source), "task": asdict(task)}
-        if scores and run.score_thresholds is not None:
-            plain = score_file(file, task.metrics, replace(bundle.format, score_thresholds=None))
-            found["calibration"] = {"scores": compare_scores(plain, scores)}
-        run_folder.write_text(record, json.dumps(found, indent=1) + "\n")
+    file, record = run.folder / f"predictions-{name}.parquet", run.folder / f"evaluation-{name}.json"
+    with locked_file(record) if is_main_process() else nullcontext():
+        scores, costs = score_splits(chosen, bundle, data, file, reference)
+        if is_main_process() and run.temperature != 1:
+            scale_probabilities(file, run.temperature)
+        if is_main_process():
+            found: dict[str, Any] = {"scores": scores, "costs": costs, "source": asdict(source), "task": asdict(task)}
+            if scores and run.score_thresholds is not None:
+                plain = score_file(file, task.metrics, replace(bundle.format, score_thresholds=None))
+                found["calibration"] = {"scores": compare_scores(plain, scores)}
+            run_folder.write_text(record, json.dumps(found, indent=1) + "\n")
     return Evaluation(task.name, scores, costs, record)
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from peftkit.paths import safe_name
 from peftkit.pipeline.artifacts import base_source, find_model
 from peftkit.pipeline.sources import device_name, warn_substitutions
 from peftkit.results import run_folder
+from peftkit.results.locks import locked_folder
 from peftkit.results.run_result import RunResult
 
 BATCH_CHARACTERS = 1 << 20  # tokenized at a time
@@ -35,9 +37,17 @@ def extend(config: RunConfig) -> Path:
     """
     settings, source = config.extend, find_model(config.model, config.source)
     folder = _folder(config, settings, source)
-    if run_folder.is_finished(folder) and not config.force:
-        log(f"finished already: {folder} (force=true repeats it)")
-        return folder
+    with locked_folder(folder) if is_main_process() else nullcontext():
+        if run_folder.is_finished(folder) and not config.force:
+            log(f"finished already: {folder} (force=true repeats it)")
+        else:
+            _extend(config, source, folder)
+    return folder
+
+
+def _extend(config: RunConfig, source: Source, folder: Path) -> None:
+    """Write the folder, which is locked."""
+    settings = config.extend
     warn_substitutions(source)
     meta = run_folder.meta(config.seed, device_name(), "fp32") | {"status": "finished"}
     tokenizer = load_tokenizer(source)
@@ -57,7 +67,7 @@ def extend(config: RunConfig) -> Path:
     if no_head:  # the output layer is newly initialized: its rows carry no information
         weights = {name: rows for name, rows in weights.items() if name.removeprefix("rest.") == "input"}
     if not is_main_process():
-        return folder
+        return
     save_rows(folder, vocabulary, weights)
     extension.tokenizer.save_pretrained(str(folder))
     result = {
@@ -76,7 +86,6 @@ def extend(config: RunConfig) -> Path:
     run_folder.write_config(folder, config)
     run_folder.write_result(folder, result)
     _report(folder, result)
-    return folder
 
 
 def is_vocabulary(folder: Path) -> bool:

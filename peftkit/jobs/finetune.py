@@ -22,7 +22,7 @@ from peftkit.config.shared import sharing
 from peftkit.data.datasets import FOLD_SPLIT, SEARCH_SPLIT
 from peftkit.jobs.cross_validation import cross_validate
 from peftkit.jobs.report import log_warnings
-from peftkit.jobs.search import run_lock, search
+from peftkit.jobs.search import search
 from peftkit.metrics import check_own_metrics
 from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import find_model
@@ -34,10 +34,12 @@ from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encod
 from peftkit.pipeline.export import artifact_bytes, export_artifact, save_prompt
 from peftkit.pipeline.frozen import reused_states
 from peftkit.pipeline.measures import compare_language, mean_bits_per_byte, measure_latency
+from peftkit.pipeline.processes import follow_main_process
 from peftkit.pipeline.report import try_report
 from peftkit.pipeline.sources import describe_sources, device_name, execution_setup, warn_substitutions
 from peftkit.pipeline.train import TrainedRun, run_costs, train
 from peftkit.results import run_folder
+from peftkit.results.locks import locked_folder
 from peftkit.results.model_card import model_card
 from peftkit.results.run_result import RunResult
 
@@ -45,30 +47,44 @@ SHOWN_FINDINGS = 3  # of a report, after each run
 
 
 @sharing()
-def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, is_nested: bool = False) -> Path:
+def finetune(
+    config: RunConfig,
+    on_start: Callable[[Path], None] | None = None,
+    waits: bool = True,
+    is_nested: bool = False,
+) -> Path:
     """Train once and write a run folder; a finished run is skipped, an unfinished one is resumed.
 
     Args:
         on_start: called with the run folder before training.
+        waits: whether to wait for a process that trains the same run.
         is_nested: True for a trial or a fold, whose search or cross-validation logs the status.
 
     Raises:
-        UserError: the data or the checkpoint do not match the config, or another process trains the same run.
+        UserError: the data or the checkpoint do not match the config.
+        BusyError: another process trains the same run, and `waits` is False.
     """
     context = _new_context(config)
     folder = context.folder
-    if on_start is not None:
-        on_start(folder)
-    if not config.force and run_folder.is_finished(folder):
-        if not is_nested:
-            log(f"finished already: {folder}, {_scores(RunResult(folder).record)} (force=true trains it again)")
-        return folder
-    if not is_nested:
-        warn_substitutions(context.model_source, context.dataset.source)
-    log(f"{config.method.name} on {config.task.name}, {context.model_source.name}, {_label(config)} -> {folder}")
     with ExitStack() as stack:
+
+        def is_finished() -> bool:
+            context.check_folder = stack.enter_context(locked_folder(folder, waits))
+            return not config.force and run_folder.is_finished(folder)
+
+        # before the lock, nothing of the folder is read: another process may write it
+        done = follow_main_process(str(folder), is_finished)
+        if on_start is not None:
+            on_start(folder)
+        if done:
+            if not is_nested:
+                log(f"finished already: {folder}, {_scores(RunResult(folder).record)} (force=true trains it again)")
+            return folder
+        if not is_nested:
+            warn_substitutions(context.model_source, context.dataset.source)
+        log(f"{config.method.name} on {config.task.name}, {context.model_source.name}, {_label(config)} -> {folder}")
+        context.result["meta"]["started"] = run_folder.now()
         if is_main_process():
-            run_folder.lock(stack, folder)
             if config.force:
                 run_folder.delete_files(folder)
             run_folder.write_config(folder, config)
@@ -91,16 +107,24 @@ def skipped_run(config: RunConfig, reason: str | None) -> Path | None:
     A finished run stays.
     """
     context = _new_context(config)
-    result = None if config.force else run_folder.read_result(context.folder)
-    status = None if result is None else result["meta"].get("status")
-    if status == "finished" or (reason is None and status != "skipped"):
+    folder, meta = context.folder, context.result["meta"]
+
+    def recorded_reason() -> str | None:
+        with locked_folder(folder):
+            result = None if config.force else run_folder.read_result(folder)
+            status = None if result is None else result["meta"].get("status")
+            if result is not None and status == "skipped":
+                return str(result["meta"]["reason"])
+            if status == "finished" or reason is None:
+                return None
+            context.result["meta"] = {**meta, "status": "skipped", "reason": reason}
+            run_folder.write_result(folder, context.result)
+            return reason
+
+    if (found := follow_main_process(str(folder), recorded_reason)) is None:
         return None
-    if status != "skipped" and is_main_process():
-        context.result["meta"] |= {"status": "skipped", "reason": reason}
-        run_folder.write_result(context.folder, context.result)
-    recorded = context.result if result is None or status != "skipped" else result
-    log(f"skipped: {config.method.name} on {config.task.name}, {_label(config)}: {recorded['meta']['reason']}")
-    return context.folder
+    log(f"skipped: {config.method.name} on {config.task.name}, {_label(config)}: {found}")
+    return folder
 
 
 def _label(config: RunConfig) -> str:
@@ -118,8 +142,7 @@ def fork_verifier() -> None:
 
 
 def _train_fold(config: RunConfig) -> Path:
-    with run_lock(config):
-        return finetune(config, is_nested=True)
+    return finetune(config, is_nested=True)
 
 
 def _new_context(config: RunConfig) -> RunContext:
@@ -224,6 +247,7 @@ def _finish(context: RunContext, artifact: Path | None) -> None:
     if (checkpoints / "runs").is_dir():  # TensorBoard's files, written by transformers
         shutil.move(checkpoints / "runs", folder / "tensorboard")
     shutil.rmtree(checkpoints, ignore_errors=True)
+    context.check_folder()
     context.result["meta"]["status"] = "finished"
     if artifact is not None:
         run_folder.write_text(folder / "README.md", model_card(context.result, artifact.name))

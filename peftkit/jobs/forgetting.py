@@ -122,7 +122,7 @@ def forgetting(config: RunConfig) -> Path:
         "curve_reason": None if pairs is not None else f"{trained.method.name} cannot be interpolated",
     }
     if is_main_process():
-        with run_folder.updated_result(folder) as result:
+        with run_folder.updated_result(folder, run.record) as result:
             result["forgetting"] = record
         print("\n".join(_table(record)))
         log(f"-> {folder / 'result.json'}")

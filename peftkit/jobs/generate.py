@@ -13,8 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from peftkit.config import Generate, Refusal, RunConfig, UserError
 from peftkit.config.console import is_main_process, log
 from peftkit.config.progress import stage
@@ -29,6 +27,7 @@ from peftkit.generation.self_instruct import self_instruct
 from peftkit.paths import safe_name
 from peftkit.pipeline.generation import EvaluationSet, generation_session, load_evaluation_sets, resolve_generator
 from peftkit.results import run_folder
+from peftkit.results.locks import locked_folder
 from peftkit.results.run_result import RunResult
 
 ALGORITHMS = {"self_instruct": self_instruct, "evol_instruct": evol_instruct}
@@ -58,13 +57,26 @@ def generate(config: RunConfig, may_generate: bool = True) -> Path:
     seeds = read_tasks(file)
     sets, records = load_evaluation_sets(settings.decontaminate, config)
     folder = _folder(config, model, file, records)
-    if not config.force and (note := finished_note(folder, settings)) is not None:
-        log(f"finished already: {folder}{note}")
-        return folder
-    if not may_generate:
-        raise UserError(f"{folder}: its tasks are not generated yet; run job=generate seed={config.seed} first")
-    if not is_main_process():  # under torchrun one process generates
-        return folder
+    with locked_folder(folder) if may_generate and is_main_process() else nullcontext():
+        if not config.force and (note := finished_note(folder, settings)) is not None:
+            log(f"finished already: {folder}{note}")
+            return folder
+        if not may_generate:
+            raise UserError(f"{folder}: its tasks are not generated yet; run job=generate seed={config.seed} first")
+        if is_main_process():  # under torchrun one process generates
+            _generate(config, model, seeds, (sets, records), folder)
+    return folder
+
+
+def _generate(
+    config: RunConfig,
+    model: Source,
+    seeds: list[InstructionTask],
+    evaluation: tuple[EvaluationSets, list[EvaluationSet]],
+    folder: Path,
+) -> None:
+    """Generate into a folder that is locked."""
+    settings, (sets, records) = config.generate, evaluation
     substitution = model.substitution("MODEL")
     for warning in filter(None, (substitution, *(record.warning for record in records))):
         log(f"!! {warning}")
@@ -85,7 +97,6 @@ def generate(config: RunConfig, may_generate: bool = True) -> Path:
     _report(folder, result, settings)
     if substitution:
         log(f"!! {substitution}")
-    return folder
 
 
 def finished_note(folder: Path, settings: Generate) -> str | None:
@@ -199,11 +210,8 @@ def with_generated_data(config: RunConfig) -> RunConfig:
     # by default the model of the run generates
     relevant = DATA_OVERRIDES if settings.model is not None else (*DATA_OVERRIDES, "model=", "model.")
     overrides = ("job=generate", *(override for override in config.overrides if override.startswith(relevant)))
-    lock = Path(config.out, "generate", ".lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
     generating = replace(config, job="generate", seed=DATA_SEED, force=False, overrides=overrides)
-    with FileLock(lock) if is_main_process() else nullcontext():
-        folder = generate(generating, may_generate=config.job != "plan")
+    folder = generate(generating, may_generate=config.job != "plan")
     _wait_until_finished(folder, settings)
     result = RunResult(folder).record
     _check_count(folder, result, settings)

@@ -18,6 +18,8 @@ from peftkit.pipeline.answer_pairs import pair_runs, pair_with_references
 from peftkit.pipeline.generation import generation_session, resolve_generator
 from peftkit.pipeline.sources import warn_substitutions
 from peftkit.results import run_folder
+from peftkit.results.locks import locked_folder
+from peftkit.results.run_result import RunResult
 
 REFERENCES = "the references"
 IDENTITY_KEYS = ("max_answer_tokens", "chat", "quantization", "request")  # keys of generate that identify a judge
@@ -36,30 +38,33 @@ def judge(config: RunConfig) -> Path:
     """
     runs = [Path(folder) for folder in ([config.run] if config.run is not None else config.runs or [])]
     is_single = len(runs) == 1
+    judged = RunResult.finished(runs[0]).record if is_single else None
     pairs, hidden = pair_with_references(config, runs[0]) if is_single else (pair_runs(config, runs), 0)
     model = resolve_generator(config)
     identity, selected = _identity(config, model), pairs[: config.task.max_eval_samples]
     folder = _folder(config, runs, identity, pairs)
     if not is_main_process():  # under torchrun one process judges
         return folder
-    if not config.force and (finished := _finished(folder, len(selected))):
-        log(f"finished already: {folder} (force=true judges again)")
-        if is_single:  # the run may have been trained again
-            _record(runs[0], finished)
-        _report(finished)
-        return folder
-    warn_substitutions(model)
-    if hidden:
-        log(f"!! {hidden} examples have no reference and are not judged")
     first, second = [*map(_run_name, runs), REFERENCES][:2]
-    log(f"{first} vs. {second}, {len(selected)} of {len(pairs)} examples, judged by {identity['name']} -> {folder}")
     result = {"first": first, "second": second, "judge": identity, "of": len(pairs), "asked_for": len(selected)}
-    with generation_session(config, model, folder, JUDGE_FILES, result) as client:
-        _judge_pairs(config, client, selected, folder, result)
-    if is_single and result["ended"] is None:
-        _record(runs[0], result)
+    with locked_folder(folder):
+        finished = None if config.force else _finished(folder, len(selected))
+        if finished is not None:
+            log(f"finished already: {folder} (force=true judges again)")
+            result = finished
+        else:
+            warn_substitutions(model)
+            if hidden:
+                log(f"!! {hidden} examples have no reference and are not judged")
+            compared = f"{first} vs. {second}, {len(selected)} of {len(pairs)} examples"
+            log(f"{compared}, judged by {identity['name']} -> {folder}")
+            with generation_session(config, model, folder, JUDGE_FILES, result) as client:
+                _judge_pairs(config, client, selected, folder, result)
+    if judged is not None and result["ended"] is None:  # also a finished one: the run may have been trained again
+        _record(runs[0], judged, result)
     _report(result)
-    log(f"-> {folder}; verdicts with their replies: {folder / 'judged.jsonl'}")
+    if finished is None:
+        log(f"-> {folder}; verdicts with their replies: {folder / 'judged.jsonl'}")
     return folder
 
 
@@ -121,11 +126,11 @@ def _finished(folder: Path, count: int) -> dict[str, Any] | None:
     return result if result and result["meta"]["status"] == "finished" and result["rows"] >= count else None
 
 
-def _record(folder: Path, result: Mapping[str, Any]) -> None:
+def _record(folder: Path, run: Mapping[str, Any], result: Mapping[str, Any]) -> None:
     """Add the statistics to those of other judges in the run's result.json."""
     excluded = ("schema", "run", "first", "second", "meta", "ended")
     entry = {name: value for name, value in result.items() if name not in excluded}
-    with run_folder.updated_result(folder) as recorded:
+    with run_folder.updated_result(folder, run) as recorded:
         recorded["judged"] = {**(recorded.get("judged") or {}), result["judge"]["id"]: entry}
 
 

@@ -15,6 +15,7 @@ from peftkit.leaderboard.latex import write_latex
 from peftkit.leaderboard.reading import version_notes
 from peftkit.leaderboard.runs import BoardRun
 from peftkit.leaderboard.stats import task_score
+from peftkit.results.locks import locked_folder
 from peftkit.results.run_folder import read_result
 
 
@@ -58,10 +59,11 @@ def write(board: Board, target: Path, command: str) -> None:
     from peftkit.leaderboard.page import page_data, write_page
     from peftkit.leaderboard.plots import write_plots
 
-    write_tables(board, target)
-    write_page(page_data(board, command), target / "index.html")
-    write_latex(board.entries, board.verdict().groups, target / "leaderboard.tex")
-    write_plots(board.entries, board.verdict().groups, target)
+    with locked_folder(target):  # the files belong together
+        write_tables(board, target)
+        write_page(page_data(board, command), target / "index.html")
+        write_latex(board.entries, board.verdict().groups, target / "leaderboard.tex")
+        write_plots(board.entries, board.verdict().groups, target)
 
 
 def show_runs(folders: Sequence[Path], claim: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from peftkit.pipeline.evaluate import (
 from peftkit.pipeline.examples import score_reference
 from peftkit.pipeline.inputs import input_columns, parse_texts, text_table, unlabeled_examples
 from peftkit.pipeline.sources import run_tokenizer
+from peftkit.results.locks import locked_file
 from peftkit.results.run_result import RunResult
 from peftkit.results.tables import write_table
 
@@ -50,8 +52,23 @@ def predict(config: RunConfig) -> None:
 
     With several runs, the column `task` selects the run of each row.
     """
-    given, of = Path(str(config.input)), ""
-    is_file = names_file(str(config.input), FILES)
+    given, is_file = Path(str(config.input)), names_file(str(config.input), FILES)
+    if not is_file and not config.output:
+        table, _ = _predicted(config, given, is_file)
+        if is_main_process():
+            print(json.dumps(table[0], ensure_ascii=False))
+        return
+    target = predictions_file(config, given)
+    with locked_file(target) if is_main_process() else nullcontext():
+        table, of = _predicted(config, given, is_file)
+        if is_main_process():
+            write_table(table, target)
+            log(f"{len(table)} rows{of} -> {target}")
+
+
+def _predicted(config: RunConfig, given: Path, is_file: bool) -> tuple[Dataset, str]:
+    """Return the table with its predictions, and the tasks of several runs as text."""
+    of = ""
     if config.runs:
         table, of = predict_mixed(config, read_file(given), given)
     else:
@@ -60,14 +77,7 @@ def predict(config: RunConfig) -> None:
         table, empty = predict_table(config, table, str(given))
         if empty:
             log(f"{empty} of {len(table)} rows have no text and get no prediction")
-    if not is_main_process():
-        return
-    if not is_file and not config.output:
-        print(json.dumps(table[0], ensure_ascii=False))
-        return
-    target = predictions_file(config, given)
-    write_table(table, target)
-    log(f"{len(table)} rows{of} -> {target}")
+    return table, of
 
 
 def predict_table(config: RunConfig, table: Dataset, name: str) -> tuple[Dataset, int]:

@@ -1,13 +1,9 @@
 """The search of settings by trials, equally many for every method, scored on held-out training examples."""
 
-import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from peftkit.config import RunConfig, Search, UserError, error_summary, is_prompted
 from peftkit.config.console import log
@@ -22,7 +18,6 @@ from peftkit.config.search_space import (
     with_share,
 )
 from peftkit.leaderboard.stats import task_score
-from peftkit.results import run_folder
 from peftkit.results.run_result import RunResult
 
 GRIDS = ("lr_multipliers", "learning_rates", "config", "halving_factor")  # settings of a search that a trial lacks
@@ -131,26 +126,16 @@ def _run_trial(config: RunConfig, candidate: Candidate, train: Callable[[RunConf
     """Return the settings of a trial, examples seen and score (None if it failed), status, seconds, score by epoch."""
     trial: dict[str, Any] = {"learning_rate": candidate.learning_rate, "score": None, "seconds": 0.0}
     trial |= {"config": dict(candidate.config)} if candidate.config else {}
-    with run_lock(config):
-        try:
-            result = RunResult(train(config)).record
-        except UserError:
-            raise
-        except Exception as error:
-            status = f"failed: {error_summary(error)}"
-            log(f"   trial with {candidate} {status}")
-            return {**trial, "examples_seen": None, "status": status}
+    try:
+        result = RunResult(train(config)).record
+    except UserError:
+        raise
+    except Exception as error:
+        status = f"failed: {error_summary(error)}"
+        log(f"   trial with {candidate} {status}")
+        return {**trial, "examples_seen": None, "status": status}
     costs = result["costs"]
     seen = round(result["audit"]["rows"][config.task.splits["train"]] * costs["epochs"])
     seconds = costs["train_seconds"] + costs["eval_seconds"]
     scored = {"score": task_score(result["scores"]), "seconds": seconds, "curve": result.get("curve")}
     return {**trial, **scored, "examples_seen": seen, "status": "finished"}
-
-
-def run_lock(config: RunConfig) -> AbstractContextManager:
-    """Lock a run that several processes need, such as a trial that several seeds share."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return nullcontext()  # the processes of one run train together
-    folder = Path(config.out, ".locks")
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{run_folder.run_id(config, {}, {})}.lock")

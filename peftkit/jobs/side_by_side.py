@@ -3,6 +3,7 @@
 import os
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config import JOBS, RunConfig, UserError, error_summary
+from peftkit.config.errors import BusyError
 from peftkit.config.imports import end_imports, start_imports
 from peftkit.config.progress import shown_progress
 from peftkit.config.worker_pool import Ended, WorkerPool
@@ -104,11 +106,13 @@ def run_side_by_side(runs: Sequence[SideRun], receive: Receive, sequential: Sequ
 def _death(reason: str, folder: Path | None) -> Crash:
     """Record in the folder of a run, if it has one, that its process died."""
     from peftkit.results import run_folder
+    from peftkit.results.locks import locked_folder
 
-    result = None if folder is None else run_folder.read_result(folder)
-    if folder is not None and result is not None:
-        result["meta"] |= {"status": "failed", "reason": reason}
-        run_folder.write_result(folder, result)
+    if folder is not None:
+        with suppress(BusyError), locked_folder(folder, waits=False):  # another process may train it by now
+            if (result := run_folder.read_result(folder)) is not None:
+                result["meta"] |= {"status": "failed", "reason": reason}
+                run_folder.write_result(folder, result)
     return Crash(reason, folder, is_death=True)
 
 
@@ -117,10 +121,7 @@ def _run(run: SideRun, send: Callable[[Any], None]) -> None:
     try:
         with shown_progress(not run.config.train.get("disable_tqdm", False)):
             _prepare(run.config.job)
-            from peftkit.jobs.search import run_lock
-
-            with run_lock(run.config):  # an equal run of the command waits, and finds the result
-                run_job(run.config, send, run.sequential)
+            run_job(run.config, send, run.sequential)
     except UserError as error:
         send(error)
     except Exception as error:

@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from peftkit.leaderboard.settings import flatten
 from peftkit.leaderboard.stats import GLUE, task_score
 from peftkit.paths import atomic_write, safe_name
 from peftkit.results import run_folder
+from peftkit.results.locks import locked_file
 from peftkit.results.run_result import RunResult
 
 if TYPE_CHECKING:
@@ -221,14 +223,15 @@ def predict_test_set(config: RunConfig, run: BoardRun, task: str, data: TaskData
 
     predictions, note = run.folder / f"predictions-{task}-test.parquet", run.folder / f"evaluation-{task}-test.json"
     source = {name: getattr(data.source, name) for name in ("kind", "name", "revision")}
-    if note.is_file() and json.loads(note.read_text(encoding="utf-8"))["source"] == source:
-        log(f"{task}: predicted already, in {run.folder}")
-        return predictions
-    log(f"{task}: {sum(map(len, data.splits.values()))} test examples, {run.folder}")
-    trained = RunResult(run.folder)
-    _, costs = score_splits(with_eval_batch_size(config, trained.config), load_bundle(trained), data, predictions)
-    if is_main_process():
-        run_folder.write_text(note, json.dumps({"source": source, "costs": costs}) + "\n")
+    with locked_file(note) if is_main_process() else nullcontext():
+        if note.is_file() and json.loads(note.read_text(encoding="utf-8"))["source"] == source:
+            log(f"{task}: predicted already, in {run.folder}")
+            return predictions
+        log(f"{task}: {sum(map(len, data.splits.values()))} test examples, {run.folder}")
+        trained = RunResult(run.folder)
+        _, costs = score_splits(with_eval_batch_size(config, trained.config), load_bundle(trained), data, predictions)
+        if is_main_process():
+            run_folder.write_text(note, json.dumps({"source": source, "costs": costs}) + "\n")
     return predictions
 
 

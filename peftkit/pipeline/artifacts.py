@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 
 from peftkit.config import ModelConfig, RunConfig, UserError, error_summary, is_prompted, kind_of
@@ -25,6 +24,7 @@ from peftkit.pipeline.build import TrainingBundle, format_for, head_kind
 from peftkit.pipeline.foreign_adapters import base_of, merge_foreign_adapter
 from peftkit.pipeline.merged import write_merged
 from peftkit.pipeline.sources import PROMPT_FOLDER, converted_checkpoint, ensure_mini, run_tokenizer
+from peftkit.results.locks import locked_file
 from peftkit.results.run_result import RunResult
 
 
@@ -140,7 +140,7 @@ def merged_folder(run: RunResult) -> Path:
     merged = run.folder / "merged"
     if (run.folder / "model").is_dir():
         return run.folder / "model"
-    with FileLock(run.folder / ".merging"):
+    with locked_file(merged):
         if not (merged / "config.json").is_file():
             log(f"the adapter of {run.folder} is merged into its base, in {merged}")
             try:

@@ -1,7 +1,7 @@
 """The examples of a run: scored by a reference for preferences, encoded for the model, and counted."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class RunContext:
     dataset: TaskDataset
     folder: Path
     result: dict[str, Any]
+    check_folder: Callable[[], None] = lambda: None  # raises an error if another process may have replaced the folder
 
     @property
     def checkpoints(self) -> Path:

@@ -5,7 +5,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from peft import load_peft_weights
 from transformers import PreTrainedTokenizerBase
 
@@ -19,6 +18,7 @@ from peftkit.models.load import load_model
 from peftkit.models.tokenizer import load_tokenizer
 from peftkit.paths import cache_folder, safe_name
 from peftkit.pipeline.merged import random_token_scores, write_checkpoint
+from peftkit.results.locks import locked_file
 
 OUTPUT_LAYERS = (".classifier.weight", ".score.weight", ".classifier.out_proj.weight")
 LANGUAGE_MODELS = {ENCODER: "language_modeling", DECODER: "causal_lm", SEQ2SEQ: "seq2seq"}
@@ -57,8 +57,7 @@ def merge_foreign_adapter(folder: Path, model: ModelConfig, base: Source) -> Pat
         )
     name = f"{safe_name(folder.absolute().name)}-{fingerprint(folder)[:8]}-{str(base.revision)[:8]}"
     merged = cache_folder() / "merged" / name
-    merged.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(merged.with_name(f".{name}.lock")):
+    with locked_file(merged):
         if not (merged / "config.json").is_file():
             log(f"the adapter {folder} is merged into its base {base.name}, in {merged}")
             own = (folder / "tokenizer_config.json").is_file()

@@ -52,7 +52,7 @@ def resolve_generator(config: RunConfig) -> Source:
 def generation_session(
     config: RunConfig, model: Source, folder: Path, files: Sequence[str], result: dict[str, Any]
 ) -> Iterator[GenerationClient]:
-    """Lock a folder and yield a client whose journal is in it; at the end, write the result with its status.
+    """Yield a client whose journal is in a locked folder; at the end, write the result with its status.
 
     Args:
         files: files that the job writes, the result file last; force=true deletes them first.
@@ -66,7 +66,6 @@ def generation_session(
     meta = run_folder.meta(config.seed, device, precision)
     result |= {"run": {"config": config.to_dict(), "overrides": [*config.overrides]}, "meta": meta}
     with ExitStack() as stack:
-        run_folder.lock(stack, folder)
         for name in files if config.force else ():
             (folder / name).unlink(missing_ok=True)
         try:

@@ -21,6 +21,7 @@ from peftkit.models.embedding_rows import MADE_FOR_THIS, RECORD_FILE, ROWS_FILE,
 from peftkit.models.load import pooling_of
 from peftkit.models.tokenizer import load_tokenizer
 from peftkit.paths import cache_folder, safe_name
+from peftkit.results.locks import locked_file
 from peftkit.training import precision_of
 
 PROMPT_FOLDER = "prompt"  # the artifact of a run that trains nothing
@@ -39,8 +40,10 @@ def converted_checkpoint(file: Path, revision: str) -> Path:
     is_pickled = file.name.endswith(PICKLED)
     folder = cache_folder() / f"{safe_name(file.absolute().parent.name if is_pickled else file.stem)}-{revision}"
     if not folder.is_dir():
-        log(f"{file} is converted once to {'safetensors' if is_pickled else 'fp32'}, and cached in {folder}")
-        (pickled.convert if is_pickled else gguf.dequantize)(file, folder)
+        with locked_file(folder):
+            if not folder.is_dir():  # another process may have written it
+                log(f"{file} is converted once to {'safetensors' if is_pickled else 'fp32'}, and cached in {folder}")
+                (pickled.convert if is_pickled else gguf.dequantize)(file, folder)
     return folder
 
 
@@ -50,14 +53,17 @@ def ensure_mini(kind: str) -> Path:
     folder = offline.mini_path(kind, cache_folder(), offline_corpus.documents_fingerprint(train))
     while not (folder / "pretraining.json").is_file():
         if is_main_process():
-            log(f"!! {kind} is pretrained once on offline text, about two minutes on 2 cores, and cached in {folder}")
-            _pretrain_mini(kind, train, held_out, folder)
+            with locked_file(folder):
+                _pretrain_mini(kind, train, held_out, folder)
         else:
             time.sleep(1)  # under torchrun one process trains and the others wait
     return folder
 
 
 def _pretrain_mini(kind: str, train: list[str], held_out: list[str], folder: Path) -> None:
+    if (folder / "pretraining.json").is_file():  # another process has written it
+        return
+    log(f"!! {kind} is pretrained once on offline text, about two minutes on 2 cores, and cached in {folder}")
     tokenizer = offline.train_tokenizer(kind, train)
     block, eos = offline.MINI_MODELS[kind].block, tokenizer.eos_token_id
     parts = [tokenizer(documents, add_special_tokens=False)["input_ids"] for documents in (train, held_out)]

@@ -6,7 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from peftkit.config.errors import UserError, error_summary
 from peftkit.config.record_schema import check_record, check_size
 from peftkit.paths import UNLISTED, read_regular, walk
 from peftkit.results import run_folder
+from peftkit.results.locks import LOCK, is_locked, locked_folder
 
 RUN_NAME = re.compile(r"(fold-\d+-)?(seed|trial)-\d+-[0-9a-f]{8}")
 INSIDE_A_RUN = {"adapter", "model", "checkpoints", "merged", "tensorboard"}  # folders in which no run is
@@ -76,8 +77,7 @@ def delete_run(run: ListedRun, top: Path, checkpoints_only: bool = False) -> int
     place, inside = Path(os.path.realpath(folder)), Path(os.path.realpath(top))
     if run.keep is not None or folder.is_symlink() or not place.is_relative_to(inside):
         raise OSError(0, run.keep or f"it is not inside of {top}")
-    with ExitStack() as stack:
-        run_folder.lock(stack, folder)
+    with locked_folder(folder, waits=False):
         record, _ = _record(folder)
         if run.status != "finished" and record is not None and record["meta"].get("status") == "finished":
             raise UserError("it has finished since it was listed")
@@ -143,10 +143,10 @@ def _record(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
 
 def _status(folder: Path, names: list[str], recorded: Any, newest: float) -> str:
     """Return the status of a run; one that is recorded as running may have been killed."""
-    if run_folder.LOCK in names and run_folder.is_locked(folder):
+    if LOCK in names and is_locked(folder):
         return "running"
     if recorded in (None, "running"):
-        is_recent = run_folder.LOCK not in names and time.time() - newest < QUIET_SECONDS
+        is_recent = LOCK not in names and time.time() - newest < QUIET_SECONDS
         return "running" if is_recent else "interrupted"
     return recorded if recorded in RUN_STATUSES else "broken"
 

@@ -4,25 +4,22 @@ import hashlib
 import json
 import platform
 import shutil
-import stat
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from peftkit.config import NON_RESULT_KEYS, RunConfig, UserError
-from peftkit.config.console import log
 from peftkit.config.json_files import read_json
 from peftkit.paths import atomic_write, safe_name
+from peftkit.results.locks import LOCK, SOFT, locked_folder
 
 SCHEMA = 2  # of result.json, see docs/reference/run-folder.md; version 0.1 has none
-LOCK = ".lock"  # in a folder, while a process writes it
 LOCATIONS = {"model": ("model", ("checkpoint", "revision")), "data": ("task", ("dataset", "subset", "revision"))}
 PREDICTION_COLUMNS = (  # of predictions.parquet, besides those of the texts
     "id", "split", "label", "prediction", "scores", "label_name", "prediction_name", "probabilities",
@@ -128,10 +125,19 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def updated_result(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield a finished run's result, and write it with its changes; a lock excludes other processes."""
-    with FileLock(folder / ".amending"):
+def updated_result(folder: Path, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a finished run's result, and write it with its changes; a lock excludes other processes.
+
+    Args:
+        record: the result that was read before, from which the changes follow.
+
+    Raises:
+        UserError: the run has been trained again since.
+    """
+    with locked_folder(folder):
         result = read_result(folder) or {}
+        if result.get("meta", {}).get("started") != record["meta"]["started"]:
+            raise UserError(f"{folder} has been trained again meanwhile; repeat the command")
         yield result
         write_result(folder, result)
 
@@ -142,42 +148,10 @@ def write_text(file: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def lock(stack: ExitStack, folder: Path) -> None:
-    """Lock a folder against other processes until the stack is closed.
-
-    A process that is killed leaves the file `.lock`, but not the lock.
-
-    Raises:
-        UserError: another process has the lock.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        stack.enter_context(FileLock(folder / LOCK, timeout=1))  # `is_locked` has it for a moment
-    except Timeout as error:
-        raise UserError(f"another process writes {folder}; wait for it, then repeat the command") from error
-    except OSError as error:  # some network file systems have no locks
-        log(f"!! {folder} cannot be locked ({error.strerror}); start no second command that writes it")
-        return
-    stack.callback((folder / LOCK).unlink, missing_ok=True)
-
-
-def is_locked(folder: Path) -> bool:
-    """Return whether a process has the lock of a folder; True where that cannot be found out."""
-    try:
-        if not stat.S_ISREG((folder / LOCK).lstat().st_mode):
-            return False
-        with FileLock(folder / LOCK, timeout=0):
-            return False
-    except FileNotFoundError:
-        return False
-    except OSError:  # Timeout is one, too
-        return True
-
-
 def delete_files(folder: Path) -> None:
     """Delete a run's files except its lock, and judge replies, which are stored by a hash of the judged answers."""
     for entry in folder.iterdir():
-        if entry.name == LOCK:
+        if entry.name in (LOCK, LOCK + SOFT):
             continue
         if entry.is_symlink() or not entry.is_dir():
             entry.unlink(missing_ok=True)
@@ -211,10 +185,15 @@ def meta(seed: int, device: str, precision: str) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "device": device,
         "precision": precision,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": now(),
         "status": "running",
         "reason": None,
     }
+
+
+def now() -> str:
+    """Return the time as `meta.started` has it, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def folder_bytes(folder: Path, endings: tuple[str, ...] = (".safetensors", ".bin")) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -155,18 +154,6 @@ def test_what_overlaps_an_evaluation_set_is_dropped_and_listed(tmp_path: Path) -
         assert not any("the" in text.lower().split() for text in texts)
     assert pool.reasons["contaminated"] and pool.instance_reasons["contaminated"]
     assert all(row["detail"] == "8-gram of x" for row in rows(tmp_path, "rejected") if row["reason"] == "contaminated")
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_two_processes_may_not_write_one_folder(tmp_path: Path) -> None:
-    from contextlib import ExitStack
-
-    from peftkit.results import run_folder
-
-    with ExitStack() as first, ExitStack() as second:
-        run_folder.lock(first, tmp_path)
-        with pytest.raises(UserError, match="another process writes"):
-            run_folder.lock(second, tmp_path)
 
 
 def reply(text: str, finish: str = "stop") -> Reply:

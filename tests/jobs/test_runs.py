@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,8 @@ from helpers.recorded_runs import write_run
 import peftkit
 from peftkit.config import UserError
 from peftkit.jobs.runs import show_runs
-from peftkit.results import run_folder
 from peftkit.results.listing import ListedRun, delete_run, list_runs
+from peftkit.results.locks import LOCK, locked_folder
 
 LORA, IA3 = "glue/rte/bert/lora", "glue/mrpc/bert/ia3"
 
@@ -35,10 +34,10 @@ def out(tmp_path: Path) -> Path:
     killed.mkdir()
     (killed / "config.yaml").write_text("seed: 2\n")
     for unfinished in (root / IA3 / "seed-1-aaaaaaab", killed):
-        (unfinished / run_folder.LOCK).touch()
+        (unfinished / LOCK).touch()
     (fold := root / IA3 / "fold-1-seed-0-0123abcf").mkdir()  # of a cross-validation, killed likewise
     (fold / "config.yaml").write_text("seed: 0\n")
-    (fold / run_folder.LOCK).touch()
+    (fold / LOCK).touch()
     (root / "notes").mkdir()
     (root / "notes" / "result.json").write_text('{"accuracy": [')
     (tmp_path / "elsewhere").mkdir()
@@ -75,19 +74,17 @@ def test_every_run_is_listed_with_status_score_and_size(out: Path) -> None:
 
 
 def test_a_locked_run_is_running_and_never_deleted(out: Path) -> None:
-    with ExitStack() as stack:
-        run_folder.lock(stack, out / LORA / "seed-1-0123abce")  # a failed run that is trained again
+    with locked_folder(out / LORA / "seed-1-0123abce"):  # a failed run that is trained again
         run = by_name(out)["seed-1-0123abce"]
         assert run.status == "running" and run.keep == "it is running"
         with pytest.raises(OSError, match="running"):
             delete_run(run, out)
     run = by_name(out)["seed-1-0123abce"]
     assert run.status == "failed"
-    with ExitStack() as stack:  # it starts after the list was made
-        run_folder.lock(stack, run.folder)
-        with pytest.raises(UserError, match="another process"):
-            delete_run(run, out)
-    assert not (run.folder / run_folder.LOCK).exists() and run.folder.is_dir()
+    # it starts after the list was made
+    with locked_folder(run.folder), pytest.raises(UserError, match="is written by process"):
+        delete_run(run, out)
+    assert not (run.folder / LOCK).exists() and run.folder.is_dir()
     shutil.rmtree(run.folder)
     write_run(out, f"{LORA}/seed-1-0123abce", seed=1)  # it has finished while the question was open
     with pytest.raises(UserError, match="finished since"):
@@ -103,7 +100,7 @@ def test_the_next_command_keeps_the_other_filters(out: Path, capsys: pytest.Capt
 
 def test_an_unfinished_run_of_an_earlier_version_is_running_while_its_files_change(out: Path) -> None:
     folder = out / IA3 / "seed-1-aaaaaaab"
-    (folder / run_folder.LOCK).unlink()
+    (folder / LOCK).unlink()
     assert by_name(out)[folder.name].status == "running"
     os.utime(folder / "result.json", (0, 0))
     assert by_name(out)[folder.name].status == "interrupted"

@@ -1,0 +1,68 @@
+"""Identical commands at the same time: the run is trained once, and each command ends with its scores."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from helpers.fork_server import ForkServer
+from helpers.simultaneous import Ended, run_together
+
+Overrides = Callable[..., list[str]]
+
+
+def content(folder: Path) -> tuple:
+    """Return what a run learned: scores, predictions and weights."""
+    result = json.loads((folder / "result.json").read_text())
+    assert result["meta"]["status"] == "finished" and result["gates"]["reload_difference"] == 0
+    weights = [file.read_bytes() for file in sorted(folder.rglob("*.safetensors"))]
+    return result["scores"], pq.read_table(folder / "predictions.parquet").to_pydict(), weights
+
+
+def runs(out: Path) -> list[Path]:
+    """Return the run folders, in which nothing is left of a lock or a write."""
+    left = [file for file in out.rglob(".*") if file.name != ".hydra"]
+    assert not left
+    return sorted(file.parent for file in out.rglob("result.json"))
+
+
+def trained(ended: list[Ended], name: str = "lora on") -> int:
+    assert all(each.code == 0 for each in ended), "\n\n".join(each.stderr for each in ended)
+    return sum(line.startswith(name) for each in ended for line in each.stderr.splitlines())
+
+
+@pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 5))])
+def test_a_pair_trains_once(tiny: Overrides, fork_server: ForkServer, tmp_path: Path, number: int) -> None:
+    command = tiny("bert", "task=mrpc", "train.num_train_epochs=8")
+    offset = random.Random(number).uniform(0, 3)
+    ended = run_together(fork_server, tmp_path, (0, command), (offset, command))
+    assert trained(ended) == 1
+    assert sum("finished already: " in each.stderr for each in ended) == 1
+    (folder,) = runs(tmp_path / "outputs")
+    found = content(folder)
+    (alone,) = run_together(fork_server, tmp_path, (0, [*command, f"out={tmp_path}/alone"]))
+    assert alone.code == 0
+    (other,) = runs(tmp_path / "alone")
+    assert content(other) == found and other.name == folder.name
+
+
+@pytest.mark.slow
+def test_a_pair_of_sweeps_trains_each_run_once(tiny: Overrides, fork_server: ForkServer, tmp_path: Path) -> None:
+    command = ["-m", *tiny("bert", "task=mrpc", "train.num_train_epochs=8"), "seed=0,1,2,3"]
+    ended = run_together(fork_server, tmp_path, (0, command), (0.5, command))
+    assert trained(ended) == 4
+    assert len([content(folder) for folder in runs(tmp_path / "outputs")]) == 4
+    assert any("; this run comes last" not in each.stderr for each in ended)
+    assert any("is written by process" in each.stderr for each in ended)
+
+
+@pytest.mark.slow
+def test_a_search_and_its_pair_share_the_trials(tiny: Overrides, fork_server: ForkServer, tmp_path: Path) -> None:
+    command = tiny("bert", "task=mrpc", "search.lr_multipliers=[1,3]", "search.samples=8", "train.num_train_epochs=4")
+    ended = run_together(fork_server, tmp_path, (0, [*command, "seed=0"]), (0.2, [*command, "seed=1"]))
+    assert trained(ended) == 4  # two trials and two seeds
+    assert len(runs(tmp_path / "outputs")) == 4
