@@ -1,11 +1,12 @@
 """The folders that peftkit reads and writes, in a checkout or an installed wheel."""
 
+import errno
 import hashlib
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
@@ -157,25 +158,31 @@ def read_regular(file: str | Path, limit: int = MAX_BYTES) -> bytes:
 
 
 @contextmanager
-def atomic_write(file: Path) -> Iterator[Path]:
+def atomic_write(file: Path, is_durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path that replaces the file at the end; an error leaves the earlier file and nothing else.
 
+    Args:
+        is_durable: whether the file must be whole after a loss of power, which a cache that has its own hash need not.
+
     Raises:
-        UserError: the file cannot be written, as on a full disk.
+        WriteError: the file cannot be written, as on a full disk.
     """
     target = Path(os.path.realpath(file))  # a link remains one
-    part = target.with_name(f".part-{os.urandom(4).hex()}")
+    part = target.with_name(f"{_part_prefix(target.name)}{os.urandom(4).hex()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield part
         if target.exists():
             shutil.copymode(target, part)
+        if is_durable:
+            sync(part)
         part.replace(target)
+        if is_durable:
+            sync(target.parent)
     except OSError as error:
-        from peftkit.config.errors import UserError  # config imports this module
+        from peftkit.config.write_failures import unwritable  # config imports this module
 
-        reason = error.strerror or error
-        raise UserError(f"{file} cannot be written: {reason}; free space, or use another folder") from error
+        raise unwritable(file, error) from error
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -188,8 +195,43 @@ def new_folder(folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         new = Path(scratch, "new")
         yield new
+        for path in (*new.rglob("*"), new):
+            sync(path)
         if not folder.exists():
             new.rename(folder)
+
+
+def clear_parts(folder: Path, names: Iterable[str]) -> None:
+    """Delete what writing these files of a folder left where a process was killed; its caller alone writes them."""
+    for name in names:
+        for part in folder.glob(f"{_part_prefix(name)}*"):
+            part.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Write a file or a folder to the disk, so that it is there after a loss of power.
+
+    Raises:
+        OSError: it cannot be written. A system that cannot do so for folders does nothing.
+    """
+    is_folder = path.is_dir()
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folder
+        if is_folder:
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not is_folder or error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _part_prefix(name: str) -> str:
+    return f".part-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}-"
 
 
 def _packaged(name: str) -> Path:

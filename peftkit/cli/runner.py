@@ -25,6 +25,7 @@ from peftkit.config.json_files import read_json
 from peftkit.config.progress import shown_progress, stage
 from peftkit.config.quoting import as_override
 from peftkit.config.shared import drop_shared
+from peftkit.config.write_failures import write_failure
 from peftkit.jobs.sequential import SequentialSeeds
 from peftkit.jobs.workers import with_workers
 
@@ -105,7 +106,9 @@ class SweepRunner:
         except Exception as error:
             if "PEFTKIT_DEBUG" in os.environ:
                 traceback.print_exc()
-            self.fail(*failure(error_summary(error), self.folders[-1] if self.folders else None))
+            failed = write_failure(error, Path(self.out))
+            folder = self.folders[-1] if self.folders else None
+            self.fail(*((1, str(failed)) if failed is not None else failure(error_summary(error), folder)))
         return float("-inf")
 
     def _run_job(self, config: RunConfig, waits: bool) -> float:

@@ -75,7 +75,7 @@ class SideRuns:
             self.fail(2, run.line(str(message)))
         elif isinstance(message, Crash):
             text = run.line(message.reason)
-            self.fail(*((1, text) if message.is_death else failure(text, message.folder)))
+            self.fail(*((1, text) if message.is_complete else failure(text, message.folder)))
         elif isinstance(message, Ended):
             self.seconds.append(time.monotonic() - self.started[run.number])
 

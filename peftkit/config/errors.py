@@ -40,6 +40,15 @@ class BusyError(UserError):
 class WriteError(OSError):
     """A file or folder cannot be written: the message has its path, the cause and what to do."""
 
+    def __init__(self, message: str, cause: OSError | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if cause is not None:
+            self.errno, self.strerror = cause.errno, cause.strerror
+
+    def __str__(self) -> str:
+        return self.message
+
 
 def refusal(wrong: str, *fix: str, verb: str = "use") -> Refusal:
     """Return the message about what is wrong, with each alternative that corrects it."""

@@ -53,7 +53,7 @@ def fingerprint_of(files: Mapping[str, Path]) -> str:
         return cached.read_text(encoding="utf-8")
     digest = _sha256(files)
     if max(changed for *_, changed in stats) < (time.time() - MIN_AGE) * 1e9:
-        with suppress(UserError), atomic_write(cached) as part:  # a cache that cannot be written only costs time
+        with suppress(OSError), atomic_write(cached) as part:  # a cache that cannot be written only costs time
             part.write_text(digest, encoding="utf-8")
     return digest
 

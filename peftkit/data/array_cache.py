@@ -17,7 +17,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from peftkit.config import UserError
 from peftkit.config.console import log
 from peftkit.paths import PACKAGE, atomic_write, cache_folder
 
@@ -68,10 +67,10 @@ def write_arrays(kind: str, key: str, arrays: Mapping[str, torch.Tensor]) -> Non
         if shutil.disk_usage(file.parent).free < MIN_FREE * size:
             _log_unwritten("the disk is almost full")
             return
-        with atomic_write(file) as part:
+        with atomic_write(file, is_durable=False) as part:  # it has its hash
             save_file(contiguous, part, described)
         _delete_oldest()
-    except (OSError, SafetensorError, UserError) as error:
+    except (OSError, SafetensorError) as error:
         _log_unwritten(getattr(error, "strerror", None) or str(error).splitlines()[0])
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ def evaluate_run(config: RunConfig) -> Evaluation:
         name = f"{name}-{Path(source.name).stem}-{str(source.revision)[:8]}"
     name = safe_name(name)
     file, record = run.folder / f"predictions-{name}.parquet", run.folder / f"evaluation-{name}.json"
-    with locked_file(record) if is_main_process() else nullcontext():
+    with locked_file(record):
         scores, costs = score_splits(chosen, bundle, data, file, reference)
         if is_main_process() and run.temperature != 1:
             scale_probabilities(file, run.temperature)

@@ -2,7 +2,6 @@
 
 import sys
 from collections import Counter
-from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -37,7 +36,7 @@ def extend(config: RunConfig) -> Path:
     """
     settings, source = config.extend, find_model(config.model, config.source)
     folder = _folder(config, settings, source)
-    with locked_folder(folder) if is_main_process() else nullcontext():
+    with locked_folder(folder):
         if run_folder.is_finished(folder) and not config.force:
             log(f"finished already: {folder} (force=true repeats it)")
         else:

@@ -3,8 +3,6 @@
 Where settings are searched, every method gets the same number of trials.
 """
 
-import shutil
-import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,11 +12,11 @@ from typing import Any
 
 import torch
 
-from peftkit.config import RunConfig, error_summary, is_prompted
+from peftkit.config import RunConfig, is_prompted
 from peftkit.config.console import is_main_process, log
 from peftkit.config.search_space import with_candidate
-from peftkit.config.secrets import without_secrets
 from peftkit.config.shared import sharing
+from peftkit.config.shipped_files import shipped_files
 from peftkit.data.datasets import FOLD_SPLIT, SEARCH_SPLIT
 from peftkit.jobs.cross_validation import cross_validate
 from peftkit.jobs.report import log_warnings
@@ -33,14 +31,16 @@ from peftkit.pipeline.evaluate import evaluate_splits, predict_encoded
 from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encode
 from peftkit.pipeline.export import artifact_bytes, export_artifact, save_prompt
 from peftkit.pipeline.frozen import reused_states
+from peftkit.pipeline.main_process import follow_main_process
 from peftkit.pipeline.measures import compare_language, mean_bits_per_byte, measure_latency
-from peftkit.pipeline.processes import follow_main_process
+from peftkit.pipeline.report import FILE as REPORT
 from peftkit.pipeline.report import try_report
 from peftkit.pipeline.sources import describe_sources, device_name, execution_setup, warn_substitutions
 from peftkit.pipeline.train import TrainedRun, run_costs, train
 from peftkit.results import run_folder
 from peftkit.results.locks import locked_folder
 from peftkit.results.model_card import model_card
+from peftkit.results.run_end import cause_of, record_failure, remove_leftovers
 from peftkit.results.run_result import RunResult
 
 SHOWN_FINDINGS = 3  # of a report, after each run
@@ -77,28 +77,47 @@ def finetune(
         if on_start is not None:
             on_start(folder)
         if done:
+            if is_main_process():  # what a process that was killed after the result has not done
+                remove_leftovers(folder)
+                if not (folder / REPORT).is_file():
+                    _write_report(context)
             if not is_nested:
                 log(f"finished already: {folder}, {_scores(RunResult(folder).record)} (force=true trains it again)")
             return folder
         if not is_nested:
             warn_substitutions(context.model_source, context.dataset.source)
-        log(f"{config.method.name} on {config.task.name}, {context.model_source.name}, {_label(config)} -> {folder}")
-        context.result["meta"]["started"] = run_folder.now()
+        _train(context)
+    return folder
+
+
+def _train(context: RunContext) -> None:
+    """Train a run whose folder is locked, or record why it failed."""
+    config, folder = context.config, context.folder
+    log(f"{config.method.name} on {config.task.name}, {context.model_source.name}, {_label(config)} -> {folder}")
+    context.result["meta"]["started"] = run_folder.now()
+    try:
         if is_main_process():
             if config.force:
                 run_folder.delete_files(folder)
+            run_folder.clear_torn(folder)
             run_folder.write_config(folder, config)
-        try:
-            if config.is_cross_validation:
-                cross_validate(context, _train_fold)
-                _finish(context, None)
-            else:
-                _choose_settings(context)
-                _run_stages(context)
-        except BaseException as error:
-            _record_failure(context, error)
+        if config.is_cross_validation:
+            cross_validate(context, _train_fold)
+            _finish(context, None)
+        else:
+            _choose_settings(context)
+            _run_stages(context)
+    except BaseException as error:
+        failed = cause_of(error, folder, context.check_folder)
+        if is_main_process():
+            record_failure(folder, context.result, failed, context.check_folder)
+        if failed is error:
             raise
-    return folder
+        raise failed from error
+    if is_main_process():
+        remove_leftovers(folder)
+        log(f"   {_scores(context.result)} in {context.result['costs']['train_seconds']:.0f} s")
+        _write_report(context)
 
 
 def skipped_run(config: RunConfig, reason: str | None) -> Path | None:
@@ -111,7 +130,7 @@ def skipped_run(config: RunConfig, reason: str | None) -> Path | None:
 
     def recorded_reason() -> str | None:
         with locked_folder(folder):
-            result = None if config.force else run_folder.read_result(folder)
+            result = None if config.force else run_folder.valid_result(folder)
             status = None if result is None else result["meta"].get("status")
             if result is not None and status == "skipped":
                 return str(result["meta"]["reason"])
@@ -240,32 +259,23 @@ def _verify(context: RunContext, bundle: TrainingBundle, trained: TrainedRun, sp
 
 
 def _finish(context: RunContext, artifact: Path | None) -> None:
-    """Write the result, the model card and the report, remove the checkpoints, and log the scores."""
+    """Write the model card and, as the last file that a finished run needs, its result."""
     if not is_main_process():
         return
-    folder, checkpoints = context.folder, context.checkpoints
-    if (checkpoints / "runs").is_dir():  # TensorBoard's files, written by transformers
-        shutil.move(checkpoints / "runs", folder / "tensorboard")
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    folder = context.folder
     context.check_folder()
-    context.result["meta"]["status"] = "finished"
     if artifact is not None:
         run_folder.write_text(folder / "README.md", model_card(context.result, artifact.name))
+    context.result["files"] = shipped_files(folder)
+    context.result["meta"]["status"] = "finished"
     run_folder.write_result(folder, context.result)
-    log(f"   {_scores(context.result)} in {context.result['costs']['train_seconds']:.0f} s")
+
+
+def _write_report(context: RunContext) -> None:
+    """Write the report of a finished run and log its findings; a trial and a fold have none."""
     is_part = context.config.trial or context.config.task.fold is not None
-    if not is_part and (report := try_report(folder)) is not None:
+    if not is_part and (report := try_report(context.folder)) is not None:
         log_warnings(report.findings[:SHOWN_FINDINGS])  # those about the data were logged before training
-
-
-def _record_failure(context: RunContext, error: BaseException) -> None:
-    """Record in the run folder why a run failed or was interrupted."""
-    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-    context.result["meta"] |= {"status": status, "reason": without_secrets(error_summary(error))}
-    if is_main_process():
-        with (context.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(run_folder.line({"error": without_secrets(traceback.format_exc())}))
-        run_folder.write_result(context.folder, context.result)
 
 
 def _scores(result: dict[str, Any]) -> str:

@@ -57,7 +57,7 @@ def generate(config: RunConfig, may_generate: bool = True) -> Path:
     seeds = read_tasks(file)
     sets, records = load_evaluation_sets(settings.decontaminate, config)
     folder = _folder(config, model, file, records)
-    with locked_folder(folder) if may_generate and is_main_process() else nullcontext():
+    with locked_folder(folder) if may_generate else nullcontext():
         if not config.force and (note := finished_note(folder, settings)) is not None:
             log(f"finished already: {folder}{note}")
             return folder

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,7 @@ def predict(config: RunConfig) -> None:
             print(json.dumps(table[0], ensure_ascii=False))
         return
     target = predictions_file(config, given)
-    with locked_file(target) if is_main_process() else nullcontext():
+    with locked_file(target):
         table, of = _predicted(config, given, is_file)
         if is_main_process():
             write_table(table, target)

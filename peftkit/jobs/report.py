@@ -7,6 +7,7 @@ from peftkit.config import RunConfig
 from peftkit.config.console import is_main_process, log
 from peftkit.leaderboard.rendering import plain
 from peftkit.pipeline.report import FILE, Report, make_report, try_report
+from peftkit.results.locks import locked_folder
 
 
 def report(config: RunConfig) -> Path:
@@ -17,9 +18,10 @@ def report(config: RunConfig) -> Path:
     """
     folder = Path(str(config.run))
     if is_main_process():
-        found = make_report(folder)
-        log_warnings(found.warnings)
-        file = found.write()
+        with locked_folder(folder):
+            found = make_report(folder)
+            log_warnings(found.warnings)
+            file = found.write()
         _print_lines(found)
         log(f"-> {file}")
     return folder

@@ -7,6 +7,7 @@ from typing import Any
 
 from peftkit.config import RunConfig, Search, UserError, error_summary, is_prompted
 from peftkit.config.console import log
+from peftkit.config.errors import WriteError
 from peftkit.config.quoting import as_override
 from peftkit.config.search_space import (
     Candidate,
@@ -128,7 +129,7 @@ def _run_trial(config: RunConfig, candidate: Candidate, train: Callable[[RunConf
     trial |= {"config": dict(candidate.config)} if candidate.config else {}
     try:
         result = RunResult(train(config)).record
-    except UserError:
+    except (UserError, WriteError):  # another candidate would be chosen if the disk had room
         raise
     except Exception as error:
         status = f"failed: {error_summary(error)}"

@@ -15,6 +15,7 @@ from peftkit.config.errors import BusyError
 from peftkit.config.imports import end_imports, start_imports
 from peftkit.config.progress import shown_progress
 from peftkit.config.worker_pool import Ended, WorkerPool
+from peftkit.config.write_failures import write_failure
 from peftkit.jobs.dispatch import run_job
 from peftkit.jobs.sequential import SequentialSeeds
 from peftkit.jobs.workers import gpu_environments, prepare_fork
@@ -41,12 +42,12 @@ class Crash:
 
     Args:
         folder: of the run, where it has one.
-        is_death: whether its process died.
+        is_complete: whether the reason is the whole message, as of a process that died.
     """
 
     reason: str
     folder: Path | None = None
-    is_death: bool = False
+    is_complete: bool = False
 
 
 Receive = Callable[[SideRun, Any], None]
@@ -110,10 +111,10 @@ def _death(reason: str, folder: Path | None) -> Crash:
 
     if folder is not None:
         with suppress(BusyError), locked_folder(folder, waits=False):  # another process may train it by now
-            if (result := run_folder.read_result(folder)) is not None:
+            if (result := run_folder.valid_result(folder)) is not None:
                 result["meta"] |= {"status": "failed", "reason": reason}
                 run_folder.write_result(folder, result)
-    return Crash(reason, folder, is_death=True)
+    return Crash(reason, folder, is_complete=True)
 
 
 def _run(run: SideRun, send: Callable[[Any], None]) -> None:
@@ -127,7 +128,8 @@ def _run(run: SideRun, send: Callable[[Any], None]) -> None:
     except Exception as error:
         if "PEFTKIT_DEBUG" in os.environ:
             traceback.print_exc()
-        send(Crash(error_summary(error)))
+        failed = write_failure(error, Path(run.config.out))
+        send(Crash(error_summary(error)) if failed is None else Crash(str(failed), is_complete=True))
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,6 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -223,7 +222,7 @@ def predict_test_set(config: RunConfig, run: BoardRun, task: str, data: TaskData
 
     predictions, note = run.folder / f"predictions-{task}-test.parquet", run.folder / f"evaluation-{task}-test.json"
     source = {name: getattr(data.source, name) for name in ("kind", "name", "revision")}
-    with locked_file(note) if is_main_process() else nullcontext():
+    with locked_file(note):
         if note.is_file() and json.loads(note.read_text(encoding="utf-8"))["source"] == source:
             log(f"{task}: predicted already, in {run.folder}")
             return predictions
@@ -290,8 +289,7 @@ def _write(config: RunConfig, chosen: Sequence[BoardRun], texts: Mapping[str, st
     kinds = {(run.model.split("/")[-1], run.method) for run in chosen}
     stem = "-".join(["submission", *next(iter(kinds))] if len(kinds) == 1 else ["submission"])
     file = Path(config.output or Path(config.out, f"{safe_name(stem)}.zip"))
-    if invalid:
-        file = file.with_name(f"not-for-upload-{file.name}")
+    file = file.with_name(f"not-for-upload-{file.name}") if invalid else file
     with atomic_write(file) as part, ZipFile(part, "w", ZIP_DEFLATED) as archive:
         for name, text in sorted(texts.items()):
             archive.writestr(ZipInfo(f"{name}.tsv"), text, ZIP_DEFLATED)  # no date: equal predictions, equal bytes

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from peftkit.config import ModelConfig, RunConfig, UserError, error_summary, is_prompted, kind_of
+from peftkit.config import ModelConfig, RunConfig, UserError, error_summary, is_prompted, kind_of, refuse
 from peftkit.config.console import log
 from peftkit.config.progress import stage
+from peftkit.config.shipped_files import WEIGHTS, damaged_file, recorded_files
 from peftkit.config.source import ADAPTER_FILE, Source
 from peftkit.data.formats import Format
 from peftkit.methods import load_adapter
@@ -45,6 +46,8 @@ def find_model(model: ModelConfig, source: str) -> Source:
     if found.kind == "offline" and found.folder is None:
         folder = ensure_mini(found.name)
         return replace(found, revision=folder.name.removeprefix(f"{found.name}-"), folder=str(folder))
+    if found.kind == "folder" and (of := Path(str(found.folder)).absolute()).name in WEIGHTS:
+        refuse((wrong := damaged_file(of.parent, recorded_files(of.parent), WEIGHTS), f"{wrong}; train the run again"))
     if found.kind != "folder" or not (adapter := Path(str(found.folder)) / ADAPTER_FILE).is_file():
         return found
     if (run := RunResult(adapter.parent.absolute().parent)).exists:
@@ -83,6 +86,7 @@ def load_bundle(run: RunResult, quantized: bool = True) -> TrainingBundle:
     Raises:
         UserError: the run folder is damaged, or its base is missing.
     """
+    run.check_files(*WEIGHTS)
     with _named_errors(run.folder):
         return _load_bundle(run, quantized)
 

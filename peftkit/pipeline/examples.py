@@ -40,7 +40,7 @@ class RunContext:
     dataset: TaskDataset
     folder: Path
     result: dict[str, Any]
-    check_folder: Callable[[], None] = lambda: None  # raises an error if another process may have replaced the folder
+    check_folder: Callable[[], None] = lambda: None  # raises an error if the folder was replaced
 
     @property
     def checkpoints(self) -> Path:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab:
     """
     is_peft = isinstance(bundle.model, PeftModel)
     artifact = folder / ("adapter" if is_peft else "model")
+    shutil.rmtree(artifact, ignore_errors=True)  # files of an earlier attempt, which may have other names
     if not is_peft or (vocab is None and is_mergeable(bundle.model)):  # sentence-transformers loads no other
         export_sentence_files(bundle, artifact)
     bundle.tokenizer.save_pretrained(str(artifact))

@@ -14,6 +14,7 @@ from peftkit.config import UserError, error_summary
 from peftkit.config.console import log
 from peftkit.data.datasets import load_task_dataset
 from peftkit.methods import merge_adapter
+from peftkit.paths import sync
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.comparison import EXAMPLES, TOLERANCE, flat, fp32_scores, max_difference
 from peftkit.pipeline.export import export_sentence_files
@@ -71,14 +72,17 @@ def write_checkpoint(
 
 def _move_files(part: Path, folder: Path) -> None:
     """Move a checkpoint into a folder that may have an earlier one, with weights in other files."""
-    for pattern in ("model*.safetensors*", "pytorch_model*.bin*"):
+    for pattern in ("config.json", "model*.safetensors*", "pytorch_model*.bin*"):
         for file in folder.glob(pattern):
             file.unlink()
-    for file in sorted(part.rglob("*")):
+    # config.json comes last: with it, the folder is a whole checkpoint
+    for file in sorted(part.rglob("*"), key=lambda file: (file == part / "config.json", file)):
         if file.is_file():
+            sync(file)
             target = folder / file.relative_to(part)
             target.parent.mkdir(parents=True, exist_ok=True)
             file.replace(target)
+    sync(folder)
 
 
 @torch.no_grad()

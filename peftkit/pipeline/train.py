@@ -82,6 +82,10 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
     if before:
         training.reset_preparation(trainer)
     fit = training.fit(trainer, context.checkpoints)
+    if patience is None and fit.steps < trainer.state.max_steps:
+        raise RuntimeError(
+            f"training ended after {fit.steps} of {trainer.state.max_steps} steps; the same command resumes it"
+        )
     if config.trial:
         context.result["curve"] = _curve(fit)
     parameters = count_parameters(bundle.model)

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from peftkit.config.console import log
+from peftkit.config.console import is_main_process, log
 from peftkit.config.errors import BusyError, WriteError
 from peftkit.config.progress import duration
 from peftkit.paths import safe_name
@@ -22,7 +22,6 @@ from peftkit.paths import safe_name
 LOCK = ".lock"  # in a folder, while a process writes it
 SOFT = ".soft"  # ending of a lock on a file system without locks: the file itself is the lock
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
-READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 POLL_SECONDS = 0.1
 QUIET_SECONDS = 1.0  # `is_locked` has a lock for a moment
 REPEAT_SECONDS = 60.0  # between two lines of a process that waits
@@ -81,16 +80,18 @@ def is_locked(folder: Path) -> bool:
 
 @contextmanager
 def _locked(file: Path, target: Path, waits: bool) -> Iterator[Callable[[], None]]:
+    if not is_main_process():  # it writes nothing
+        yield lambda: None
+        return
     lock, identity = None, None
+    made = [folder for folder in file.parents if not folder.exists()]
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        limit = {} if waits else {"timeout": QUIET_SECONDS}
-        lock = _acquire(file, cancel_check=_Waiting(file, target), **limit)
+        lock = _wait(file, target, waits)
         identity = _sign(file, lock)
     except Timeout as error:
         raise BusyError(f"{target} is written by {_holder(file)}; wait for it, then repeat the command") from error
     except OSError as error:
-        if error.errno not in READ_ONLY:  # nobody writes a folder that is read-only
+        if error.errno != errno.EROFS and os.access(file.parent, os.W_OK):  # else nobody writes it
             log(f"!! {target} cannot be locked ({error.strerror}); start no second command that writes it")
 
     def check() -> None:
@@ -105,6 +106,27 @@ def _locked(file: Path, target: Path, waits: bool) -> Iterator[Callable[[], None
                 if _identity(file) == identity:
                     file.unlink()  # before the release: who waits for this file then sees that it is gone
             lock.release()
+        with suppress(OSError):  # what is written is in them
+            for folder in made:
+                folder.rmdir()
+
+
+def _wait(file: Path, target: Path, waits: bool) -> BaseFileLock:
+    """Return the lock once this process has it.
+
+    Raises:
+        Timeout: another process has it, and `waits` is False.
+    """
+    settings = {"cancel_check": _Waiting(file, target)} if waits else {"timeout": QUIET_SECONDS}
+    attempts = 10
+    while True:
+        attempts -= 1
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return _acquire(file, **settings)
+        except FileNotFoundError:  # the process that had it deleted the folder
+            if not attempts:
+                raise
 
 
 def _acquire(file: Path, **settings: Any) -> BaseFileLock:

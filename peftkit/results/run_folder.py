@@ -15,11 +15,15 @@ from typing import Any
 import yaml
 
 from peftkit.config import NON_RESULT_KEYS, RunConfig, UserError
+from peftkit.config.console import log
 from peftkit.config.json_files import read_json
-from peftkit.paths import atomic_write, safe_name
+from peftkit.config.shipped_files import PREDICTIONS, damaged_file
+from peftkit.paths import atomic_write, clear_parts, safe_name
 from peftkit.results.locks import LOCK, SOFT, locked_folder
 
 SCHEMA = 2  # of result.json, see docs/reference/run-folder.md; version 0.1 has none
+AGAIN = "train the run again"
+WRITTEN = ("result.json", "config.yaml", "README.md", "report.html", "taught.jsonl", *PREDICTIONS)  # by training
 LOCATIONS = {"model": ("model", ("checkpoint", "revision")), "data": ("task", ("dataset", "subset", "revision"))}
 PREDICTION_COLUMNS = (  # of predictions.parquet, besides those of the texts
     "id", "split", "label", "prediction", "scores", "label_name", "prediction_name", "probabilities",
@@ -97,26 +101,49 @@ def checkpoint_name(source: Mapping[str, Any]) -> str:
     return folder.parent.name if folder.name in ("model", "merged") else folder.name
 
 
+class DamagedResultError(UserError):
+    """A result.json is not a result: it was cut off or edited."""
+
+
 def read_result(folder: Path) -> dict[str, Any] | None:
     """Return the folder's result, or None if there is none.
 
     Raises:
-        UserError: it is damaged, or another version of peftkit wrote it.
+        DamagedResultError: it is damaged.
+        UserError: it cannot be read, or another version of peftkit wrote it.
     """
     file = folder / "result.json"
     if not file.exists():
         return None
-    result: dict[str, Any] = read_json(file, "delete it, and train the run again")
+    try:
+        result: dict[str, Any] = read_json(file, AGAIN)
+    except UserError as error:
+        raise (error if isinstance(error.__cause__, OSError) else DamagedResultError(str(error))) from error
     if not isinstance(result, dict) or not isinstance(result.get("meta"), dict):
-        raise UserError(f"{file} cannot be read as a result; delete it, and train the run again")
+        raise DamagedResultError(f"{file} cannot be read as a result; {AGAIN}")
     if result.get("schema") != SCHEMA:
         raise UserError(f"{folder}: written by another version of peftkit, only job=leaderboard reads it; run it again")
     return result
 
 
+def valid_result(folder: Path) -> dict[str, Any] | None:
+    """Return the folder's result; None if there is none, and if it is damaged, which is logged."""
+    try:
+        return read_result(folder)
+    except DamagedResultError as error:
+        log(f"!! {str(error).removesuffix(f'; {AGAIN}')}: it counts as none")
+        return None
+
+
 def is_finished(folder: Path) -> bool:
-    result = read_result(folder)
-    return result is not None and result["meta"].get("status") == "finished"
+    """Return whether a run has finished and has the files that it recorded; what is wrong with these is logged."""
+    result = valid_result(folder)
+    if result is None or result["meta"].get("status") != "finished":
+        return False
+    if (wrong := damaged_file(folder, result.get("files"))) is None:
+        return True
+    log(f"!! {wrong}: the run is trained again")
+    return False
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
@@ -146,6 +173,11 @@ def write_text(file: Path, text: str) -> None:
     """Write a UTF-8 file atomically."""
     with atomic_write(file) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def clear_torn(folder: Path) -> None:
+    """Delete what a killed process left of files that it was writing."""
+    clear_parts(folder, WRITTEN)
 
 
 def delete_files(folder: Path) -> None:

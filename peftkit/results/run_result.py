@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit.config import RunConfig, UserError, error_summary
 from peftkit.config.checks.untrusted import stored_errors
 from peftkit.config.own_code import import_allowed, opened_packages
+from peftkit.config.shipped_files import damaged_file
 from peftkit.config.source import Source
 from peftkit.metrics.calibration import score_thresholds
 from peftkit.results import run_folder
@@ -53,6 +54,15 @@ class RunResult:
             hint = "set run= to a run folder (outputs/glue/mrpc/.../seed-0-...)"
             raise UserError(f"{self.folder}: no result.json in it; {hint}")
         return record
+
+    def check_files(self, *parts: str) -> None:
+        """Check that files of the run, or of folders in it, are those that it recorded.
+
+        Raises:
+            UserError: one is missing or has another content.
+        """
+        if (wrong := damaged_file(self.folder, self.record.get("files"), parts)) is not None:
+            raise UserError(f"{wrong}; train the run again")
 
     @cached_property
     def config(self) -> RunConfig:
@@ -136,6 +146,7 @@ class RunResult:
         import pyarrow.parquet as pq
 
         file = self.folder / "predictions.parquet"
+        self.check_files(file.name)
         try:
             return pq.read_table(file).to_pandas()
         except (OSError, ValueError) as error:  # pyarrow's errors are among these

@@ -23,7 +23,7 @@ def write_table(table: Any, file: Path) -> None:
     spreadsheet computes as a formula is data, and is written unchanged; the log states how many there are.
 
     Raises:
-        UserError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     with atomic_write(file) as part:
         if file.suffix == ".parquet":

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from helpers import commands
 from helpers.fork_server import ForkServer
 from helpers.simultaneous import Ended, run_together
+
+from peftkit.results import locks
 
 Overrides = Callable[..., list[str]]
 
@@ -35,7 +41,35 @@ def trained(ended: list[Ended], name: str = "lora on") -> int:
     return sum(line.startswith(name) for each in ended for line in each.stderr.splitlines())
 
 
-@pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 5))])
+def test_a_second_command_waits_and_finds_the_run_finished(
+    tiny: Overrides, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(locks, "QUIET_SECONDS", 0.1)
+    overrides = tiny("bert", "task=mrpc")
+    (folder,) = commands.finetune(*overrides)
+    aside = (folder / "result.json").rename(folder.parent / "result.json")
+    is_locked, is_waiting = threading.Event(), threading.Event()
+    monkeypatch.setattr(locks, "log", lambda text: (print(text, file=sys.stderr), is_waiting.set()))
+
+    def finish() -> None:
+        with locks.locked_folder(folder):
+            is_locked.set()
+            is_waiting.wait(60)
+            aside.rename(folder / "result.json")
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    is_locked.wait()
+    capsys.readouterr()
+    commands.finetune(*overrides)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"waiting for process {os.getpid()} on ") and str(folder) in first
+    assert second.startswith(f"finished already: {folder}, ")
+    thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(5))
 def test_a_pair_trains_once(tiny: Overrides, fork_server: ForkServer, tmp_path: Path, number: int) -> None:
     command = tiny("bert", "task=mrpc", "train.num_train_epochs=8")
     offset = random.Random(number).uniform(0, 3)

@@ -72,7 +72,7 @@ def test_the_second_waits_and_names_the_first(
     first, *more = capsys.readouterr().err.splitlines()
     assert first.startswith(f"waiting for {ME}") and first.endswith(f", which writes {folder} (Ctrl-C ends the wait)")
     assert 1 <= len(more) <= 4 and all(line.startswith(f"   still waiting for {ME}") for line in more)
-    assert not is_locked(folder) and not list(folder.iterdir())
+    assert not is_locked(folder) and not [*folder.rglob("*")]
 
 
 def test_the_lock_of_a_killed_process_is_none(tmp_path: Path) -> None:
@@ -121,9 +121,8 @@ def test_a_folder_that_was_replaced_is_an_error(tmp_path: Path) -> None:
         shutil.rmtree(folder)
         with pytest.raises(WriteError, match="run was deleted or replaced"):
             check()
-        with locked_folder(folder), pytest.raises(WriteError):  # another process trains it again
+        with held(folder, 0.1), pytest.raises(WriteError):  # another process trains it again
             check()
-    assert folder.is_dir()
 
 
 def test_a_file_is_locked_beside_it(tmp_path: Path) -> None:
@@ -131,7 +130,7 @@ def test_a_file_is_locked_beside_it(tmp_path: Path) -> None:
     with locked_file(file):
         (lock,) = file.parent.iterdir()
         assert lock.name.startswith(".a") and lock.name.endswith(LOCK)
-    assert not list(file.parent.iterdir())
+    assert not file.parent.exists()
 
 
 @pytest.mark.parametrize(("code", "lines"), [(errno.EROFS, 0), (errno.EIO, 1)])

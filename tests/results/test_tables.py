@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from peftkit.config import UserError
+from peftkit.config.errors import WriteError
 from peftkit.data.streaming import EmbeddingFileWriter
 from peftkit.paths import atomic_write, safe_name
 from peftkit.results.tables import write_table
@@ -97,7 +97,7 @@ def full_disk(size: int = 64) -> Iterator[None]:
 def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"x{ending}"
     file.write_text("earlier")
-    with full_disk(), pytest.raises(UserError, match=f"x{ending} cannot be written: File too large; free space"):
+    with full_disk(), pytest.raises(WriteError, match=f"x{ending} cannot be written: File too large; free space"):
         write_table(table(), file)
     assert file.read_text() == "earlier" and [*tmp_path.iterdir()] == [file]
 
@@ -106,7 +106,7 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path, ending: str) -> Non
 def test_embeddings_on_a_full_disk_leave_the_earlier_file(tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"x{ending}"
     file.write_text("earlier")
-    with full_disk(), pytest.raises(UserError, match="cannot be written"), EmbeddingFileWriter(file) as writer:
+    with full_disk(), pytest.raises(WriteError, match="cannot be written"), EmbeddingFileWriter(file) as writer:
         writer.add([0], ["text"], np.ones((1, 4096)), np.ones(1, bool))
     assert file.read_text() == "earlier" and [*tmp_path.iterdir()] == [file]
 
@@ -121,7 +121,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [lambda file: file.mkdir(), lambda file: file.parent.joinpath("x" * 300 + ".csv")])
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path, make: Any) -> None:
     file = make(tmp_path / "x.csv") or tmp_path / "x.csv"
-    with pytest.raises(UserError, match=r"cannot be written: (Is a directory|File name too long)"):
+    with pytest.raises(WriteError, match=r"cannot be written: (Is a directory|File name too long)"):
         write_table(table(), file)
     assert not [each for each in tmp_path.iterdir() if each.is_file()]
 

@@ -10,6 +10,7 @@ from peftkit.config.json_files import read_json, safetensors_error
 from peftkit.config.kinds import kind_of
 from peftkit.config.record_schema import check_record, check_size
 from peftkit.config.run import RunConfig, is_prompted, with_later_keys
+from peftkit.config.shipped_files import WEIGHTS, damaged_file, recorded_files
 from peftkit.paths import exists, is_file, is_folder, walk
 
 AGAIN = "train the run again with force=true, or name another run folder"
@@ -39,7 +40,10 @@ def run_folder_errors(key: str, folder: Path, loads: bool) -> Iterator[str]:
             "without task.folds"
         )
     elif loads and config is not None:
-        yield from _artifact_errors(folder, config)
+        found = list(_artifact_errors(folder, config))
+        if not found and (wrong := damaged_file(folder, recorded_files(folder), WEIGHTS)) is not None:
+            found = [f"{wrong}; {AGAIN}"]
+        yield from found
 
 
 def recorded_config(folder: Path) -> RunConfig | None:

@@ -1,0 +1,67 @@
+"""Disks that fail: small ones, read-only ones, and errors at a chosen write."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+@contextmanager
+def small_disk(place: Path, size: str) -> Iterator[Path]:
+    """Mount a file system in memory; the test is skipped without the right to do so."""
+    place.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def remount(place: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(place)], check=True, capture_output=True)
+
+
+class Faults:
+    """Counts the writes to a folder that Python code opens or flushes, and fails at one of them."""
+
+    active: Faults | None = None
+
+    def __init__(self, folder: Path, at: int | None, code: int) -> None:
+        self.folder, self.at, self.code, self.count = str(folder), at, code, 0
+
+    def pass_write(self, path: object) -> None:
+        if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(self.folder):
+            self.count += 1
+            if self.count - 1 == self.at:
+                raise OSError(self.code, os.strerror(self.code), os.fspath(path))
+
+
+@contextmanager
+def failing_write(folder: Path, at: int | None, code: int = errno.EIO) -> Iterator[Faults]:
+    """Fail at the write with this number, None at none; yields the count of writes."""
+    Faults.active = Faults(folder, at, code)
+    try:
+        yield Faults.active
+    finally:
+        Faults.active = None
+
+
+def _audit(event: str, arguments: tuple) -> None:
+    if Faults.active is None:
+        return
+    if (event == "open" and arguments[2] is not None and arguments[2] & WRITES) or event in ("os.rename", "os.mkdir"):
+        Faults.active.pass_write(arguments[0])
+
+
+sys.addaudithook(_audit)
