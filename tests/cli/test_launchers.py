@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 Overrides = Callable[..., list[str]]
+Found = TypeVar("Found")
+
+
+def wait_for(look: Callable[[], Found | None], seconds: float = 120) -> Found:
+    """Return what is found within this time."""
+    end = time.monotonic() + seconds
+    while (found := look()) is None:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return found
 
 
 @pytest.mark.slow
@@ -29,3 +45,24 @@ def test_runs_of_another_launcher_are_shown_and_failures_reported(tiny: Override
     )  # fmt: skip
     assert failed.returncode == 1
     assert "2 of 2 runs without scores" in failed.stdout
+
+
+@pytest.mark.slow
+def test_a_killed_worker_fails_the_sweep_and_the_same_command_completes_it(tiny: Overrides, tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="pip install 'peftkit[slurm]'")
+    command = [sys.executable, "-m", "peftkit", "-m", "hydra/launcher=submitit_local"]
+    command += tiny("bert", "method=ia3", "task=mrpc", "train.bf16=false", "train.num_train_epochs=50", "seed=0,1")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as sweep:
+        file = wait_for(lambda: next(iter(tmp_path.rglob("seed-0-*/log.jsonl")), None))
+        workers = subprocess.run(["pgrep", "-f", f"submitit.core._submit {tmp_path}"], capture_output=True, text=True)
+        for worker in workers.stdout.split():
+            os.kill(int(worker), signal.SIGKILL)
+        printed, _ = sweep.communicate()
+    assert sweep.returncode == 1
+    assert "2 of 2 runs" in printed
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    results = [json.loads(each.read_text(encoding="utf-8")) for each in tmp_path.rglob("seed-*/result.json")]
+    assert [each["meta"]["status"] for each in results] == ["finished", "finished"]
+    assert {each["costs"]["epochs"] for each in results} == {50.0}
+    assert len(list(file.parents[1].iterdir())) == 2  # no second folder of a seed
