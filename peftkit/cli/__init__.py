@@ -19,6 +19,7 @@ from peftkit.compat.hydra import composed_at_launch
 from peftkit.config import UserError, error_summary, is_text
 from peftkit.config.imports import start_imports
 from peftkit.config.shared import sharing
+from peftkit.config.signals import exit_code, interruptible
 from peftkit.jobs.sequential import SequentialSeeds
 from peftkit.jobs.workers import number_of_workers
 
@@ -26,14 +27,18 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command, and exit with 0, with 2 where it is refused, or with 1 where a run failed and left its result."""
+    """Run a command, and exit with 0, with 2 where it is refused, or with 1 where a run failed and left its result.
+
+    A signal exits with 128 plus its number.
+    """
     start_imports()  # which the runner ends
     prepare_streams()
     try:
-        code = _run_command(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        code = 130
+        with interruptible():
+            code = _run_command(list(sys.argv[1:] if arguments is None else arguments))
+            sys.stdout.flush()
+    except KeyboardInterrupt as error:
+        code = exit_code(error)
     except Exception as error:
         if "PEFTKIT_DEBUG" in os.environ:
             raise
@@ -78,7 +83,7 @@ def _run_command(arguments: list[str]) -> int:
             return 2
         if runner.status_folder is None:
             raise
-        runner.exit_code = 130 if isinstance(stopped, KeyboardInterrupt) else 1
+        runner.exit_code = exit_code(stopped) if isinstance(stopped, KeyboardInterrupt) else 1
     return runner.finish()
 
 

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 
 from peftkit.cli.compose import build_run
 from peftkit.cli.side_runs import SideRuns
-from peftkit.cli.sweep_status import RunStatus, collect_statuses, describe_start, failure, time_left, write_status
+from peftkit.cli.sweep_status import (
+    RunStatus,
+    collect_statuses,
+    describe_start,
+    ended_with_command,
+    failure,
+    time_left,
+    write_status,
+)
 from peftkit.config import UserError, error_summary
 from peftkit.config.console import log, log_assumptions
 from peftkit.config.errors import BusyError
@@ -25,6 +33,7 @@ from peftkit.config.json_files import read_json
 from peftkit.config.progress import shown_progress, stage
 from peftkit.config.quoting import as_override
 from peftkit.config.shared import drop_shared
+from peftkit.config.signals import exit_code, interruptible
 from peftkit.config.write_failures import write_failure
 from peftkit.jobs.sequential import SequentialSeeds
 from peftkit.jobs.workers import with_workers
@@ -86,7 +95,8 @@ class SweepRunner:
             self.side_runs.submit(config)
             return float("-inf")
 
-        return self._run(start)
+        with interruptible(), ended_with_command(self.status_folder):
+            return self._run(start)
 
     @property
     def _may_postpone(self) -> bool:
@@ -99,8 +109,8 @@ class SweepRunner:
             return start()
         except UserError as error:
             self.fail(2, str(error))
-        except KeyboardInterrupt:
-            self._interrupt()
+        except KeyboardInterrupt as error:
+            self._interrupt(error)
             if self.status_folder is None:
                 sys.exit(self.finish())
         except Exception as error:
@@ -138,15 +148,17 @@ class SweepRunner:
         try:
             if self.side_runs is not None:
                 self.side_runs.wait()
-        except KeyboardInterrupt:
-            self._interrupt()
+        except KeyboardInterrupt as error:
+            self._interrupt(error)
+            return
         for config in self.postponed:
             self._run(partial(self._run_job, config, waits=True))
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, error: KeyboardInterrupt) -> None:
         number = 0 if self.side_runs is None else self.side_runs.running
         runs = f"; the {number} runs that are training end" if number else ""
-        self.fail(130, f"interrupted{runs}; the same command resumes from the last checkpoint")
+        self.fail(exit_code(error), f"interrupted{runs}; the same command resumes from the last checkpoint")
+        self.exit_code = exit_code(error)  # also where a run failed before
         if self.side_runs is not None:
             self.side_runs.stop()
 

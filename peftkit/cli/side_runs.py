@@ -9,7 +9,6 @@ from peftkit.cli.sweep_status import describe_start, failure, time_left
 from peftkit.config import RunConfig, UserError
 from peftkit.config.console import log
 from peftkit.config.progress import shown_progress, stage
-from peftkit.config.signals import interrupt_on_sigterm
 from peftkit.config.worker_pool import Ended, Started
 from peftkit.jobs.sequential import SequentialSeeds
 from peftkit.jobs.side_by_side import Crash, RunPool, SideRun
@@ -43,7 +42,6 @@ class SideRuns:
         if self.pool is None:
             with shown_progress(), stage("importing the libraries"):
                 self.pool = RunPool(config, self._receive, True, self.sequential)
-            interrupt_on_sigterm()
         self.submitted += 1
         self.pool.submit(SideRun(self.submitted, self.total, config))
 

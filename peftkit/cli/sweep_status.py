@@ -1,16 +1,21 @@
 """What a sweep logs of its runs, and the files by which those of other processes report to the waiting command."""
 
 import json
+import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from peftkit.config import RunConfig, UserError
 from peftkit.config.json_files import read_json
 from peftkit.config.progress import duration
+
+CHECK_SECONDS, CHECKS = 1.0, 3  # how often and how often in a row a folder is missing before a run ends
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,29 @@ def collect_statuses(folder: Path) -> list[RunStatus]:
     statuses = [RunStatus(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
     shutil.rmtree(folder, ignore_errors=True)
     return statuses
+
+
+@contextmanager
+def ended_with_command(folder: Path | None) -> Iterator[None]:
+    """Interrupt this process, one of a launcher's, in this block once the command that waits for it has ended.
+
+    A command that is interrupted removes `folder`; one that is killed leaves it, and its runs go on.
+    """
+    is_over = threading.Event()
+
+    def watch(folder: Path) -> None:
+        misses = 0  # network file systems have short ones
+        while not is_over.wait(CHECK_SECONDS):
+            misses = 0 if folder.is_dir() else misses + 1
+            if misses == CHECKS:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    if folder is not None:
+        threading.Thread(target=watch, args=(folder,), daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
 
 
 def describe_start(config: RunConfig, number: int, total: int, left: float) -> str:

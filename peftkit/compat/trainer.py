@@ -3,6 +3,7 @@
 Those of TRL are mixins that go before them in a class's bases.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,20 @@ class SamplerTrainer(Trainer):
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             save_file(kept, folder / SAFE_WEIGHTS_NAME, {"format": "pt"})
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, *args: Any, learning_rate: float | None = None
+    ) -> None:
+        with self.ended_step(tr_loss, grad_norm, learning_rate):
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, learning_rate=learning_rate)
+
+    def ended_step(self, loss: Any, gradient_norm: Any, learning_rate: float | None) -> AbstractContextManager[None]:
+        """Return a context for the logging, the evaluation and the checkpoint at the end of each step and epoch.
+
+        Args:
+            loss: the sum since the last log entry.
+        """
+        return nullcontext()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         if not self.frozen:

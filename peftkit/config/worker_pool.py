@@ -15,11 +15,11 @@ from typing import Any, Generic, TypeVar
 
 from peftkit.config.console import send_lines
 from peftkit.config.shared import sharing
-from peftkit.config.signals import interrupt_on_sigterm
+from peftkit.config.signals import interruptible
 
 T = TypeVar("T")
 Send = Callable[[Any], None]
-GRACE = 10.0  # seconds that an interrupted task has to record its state
+GRACE = 25.0  # seconds that an interrupted task has to end its step, and to record its state
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,8 @@ def _serve(connection: Connection, work: Callable[[Any, Send], None], environmen
         with lock:
             connection.send(message)
 
-    with suppress(KeyboardInterrupt, EOFError), sharing():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, which the other process gets too
-        interrupt_on_sigterm(then=signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, which the other process gets too
+    with suppress(KeyboardInterrupt, EOFError), interruptible(repeats=False), sharing():
         send_lines(send)
         threading.Thread(target=_end_with_parent, daemon=True).start()
         while (task := connection.recv()) is not None:

@@ -8,7 +8,6 @@ from typing import Any
 from peftkit.config import RunConfig, UserError
 from peftkit.config.console import log
 from peftkit.config.progress import duration, stage
-from peftkit.config.signals import interrupt_on_sigterm
 from peftkit.config.source import Source
 from peftkit.data.columns import text_columns
 from peftkit.data.datasets import TaskDataset, load_task_dataset, subset
@@ -31,7 +30,6 @@ NOT_PLAIN = (  # training arguments that a plain script sets itself, by its vari
 
 def bench(config: RunConfig) -> None:
     """Measure what is not measured yet, each in a process of its own, and show all measurements."""
-    interrupt_on_sigterm()  # which ends the process that is measured
     work, comparison = _prepare(config)
     with locked_folder(work.folder):
         bench = None if config.force else read_bench(work.folder)

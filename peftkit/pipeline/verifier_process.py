@@ -1,7 +1,8 @@
 """The process that loads saved artifacts: it has trained no model, and serves all runs of a command.
 
 It is forked where a command has imported what it needs and done nothing else; where that is unsafe, it is started, and
-imports all of it again. Requests and responses are lines of JSON.
+imports all of it again. Requests and responses are lines of JSON. It is in a session of its own, and ends when its
+requests end, as they do with the process that sends them.
 """
 
 import atexit
@@ -19,7 +20,10 @@ from typing import IO, Any, NoReturn
 
 import torch
 
+from peftkit.config.signals import ignore_signals
+
 PROGRAM = (
+    "from peftkit.config.signals import ignore_signals; ignore_signals(); "
     "from peftkit.config.imports import start_imports; start_imports(); "  # before those of this module
     "from peftkit.pipeline.verify import main; main()"
 )
@@ -65,7 +69,8 @@ def fork(serve: Serve) -> None:
 def _run_child(serve: Serve, requests: int, responses: int) -> NoReturn:
     """Serve until the parent ends, without what the parent has open, such as the locks of its run folders."""
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's own, which ends this process too
+        ignore_signals()
+        os.setsid()  # a terminal's signals go to the parent alone
         os.dup2(requests, 0)
         os.dup2(responses, 1)
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
@@ -84,7 +89,12 @@ def start() -> None:
         return
     environment = {name: value for name, value in os.environ.items() if name not in DISTRIBUTED}
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
     )
     assert process.stdin is not None and process.stdout is not None
     _keep(_Process(process.pid, process.stdin, process.stdout, process.wait))

@@ -23,6 +23,7 @@ from peftkit.compat.dropout import fast_masks
 from peftkit.compat.lora import fused_lora
 from peftkit.compat.peft import lora_without_casts
 from peftkit.config.progress import counted, stage
+from peftkit.config.signals import deferred
 from peftkit.models.frozen_weights import frozen_in
 from peftkit.training.callbacks import ProgressCallback
 from peftkit.training.embedding_rows import used_rows
@@ -56,8 +57,8 @@ class ModelScores:
 def fit(trainer: Trainer, checkpoints: Path) -> TrainingSummary:
     """Train from the last checkpoint in the folder, or from the start if there is none.
 
-    The costs of a resumed run include those before the interruption, up to the last checkpoint. A model without
-    trainable weights is not trained.
+    A signal interrupts it after a step, with a checkpoint. The costs of a resumed run include those before the
+    interruption, up to the last checkpoint. A model without trainable weights is not trained.
     """
     if not any(weight.requires_grad for weight in trainer.model.parameters()):
         return TrainingSummary(0.0, None, None, steps=0, epochs=0.0)
@@ -66,7 +67,7 @@ def fit(trainer: Trainer, checkpoints: Path) -> TrainingSummary:
         trainer.add_callback(ProgressCallback(progress))
         tracker = ResourceTracker(Path(last) if last else None, peak)
         trainer.add_callback(tracker)
-        with fast_steps(trainer):
+        with fast_steps(trainer), deferred():
             trainer.train(resume_from_checkpoint=last)
         seconds, peak_bytes = tracker.totals()
         reserved = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None

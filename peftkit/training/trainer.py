@@ -20,7 +20,6 @@ from transformers import (
     TrainingArguments,
 )
 
-from peftkit.compat.trainer import SamplerTrainer
 from peftkit.compat.transformers import eager_attention, sdpa_configs
 from peftkit.config.progress import Stage
 from peftkit.methods import Unfreezing
@@ -31,12 +30,13 @@ from peftkit.training.callbacks import (
     SetEpochCallback,
 )
 from peftkit.training.losses import WeightedLoss
+from peftkit.training.steps import StepTrainer
 
 EAGER_TOKENS = 128  # of a batch on a CPU, up to which eager attention trains faster than sdpa
 ModelFunction = Callable[..., torch.Tensor]  # of model and batch; returns scores or a loss
 
 
-class ScoringTrainer(SamplerTrainer):
+class ScoringTrainer(StepTrainer):
     """HF's Trainer whose order of examples depends only on (seed, epoch), so that a resumed run repeats it.
 
     It predicts what `reader` computes from the model, and minimizes `loss` or, without one, the model's own loss.

@@ -199,6 +199,6 @@ def test_a_bench_that_is_stopped_ends_the_process_that_it_measures(
         time.sleep(0.05)
     children = psutil.Process(bench.pid).children(recursive=True)
     bench.terminate()
-    assert bench.wait(timeout=60) == 130
+    assert bench.wait(timeout=60) == 143
     _, alive = psutil.wait_procs(children, timeout=10)
     assert children and not alive and not list(tmp_path.rglob("process-*"))
