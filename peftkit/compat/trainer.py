@@ -80,14 +80,15 @@ class SamplerTrainer(Trainer):
     def _maybe_log_save_evaluate(
         self, tr_loss: Any, grad_norm: Any, *args: Any, learning_rate: float | None = None
     ) -> None:
-        with self.ended_step(tr_loss, grad_norm, learning_rate):
+        steps = max(self.state.global_step - self._globalstep_last_logged, 1)
+        with self.ended_step(tr_loss / steps, grad_norm, learning_rate):
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, learning_rate=learning_rate)
 
     def ended_step(self, loss: Any, gradient_norm: Any, learning_rate: float | None) -> AbstractContextManager[None]:
         """Return a context for the logging, the evaluation and the checkpoint at the end of each step and epoch.
 
         Args:
-            loss: the sum since the last log entry.
+            loss: the mean since the last log entry.
         """
         return nullcontext()
 

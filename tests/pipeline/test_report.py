@@ -93,6 +93,16 @@ def test_the_page_is_one_file_with_all_text_escaped(folder: Path) -> None:
     assert mistakes == ["103", NAMES[1], NAMES[0], "0.900", "<img src=x onerror=alert(1)> & \ufffd[31m"]
 
 
+def test_a_loss_that_training_made_larger_comes_first(tmp_path: Path) -> None:
+    run = write_finished_run(
+        tmp_path / "seed-0", classified([0, 1] * 9, [0, 1] * 9, ["a", "b"]), *OVERRIDES, names=["a", "b"]
+    )
+    assert not any("training loss" in each for each in make_report(run).findings)
+    entries = ({"step": 10 * n, "loss": 0.7 * n, "epoch": n} for n in range(1, 5))
+    (run / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    assert make_report(run).findings[0] == "The training loss rose from 0.7 to 2.8; try train.learning_rate=0.0001."
+
+
 def test_line_ends_of_a_text_are_kept() -> None:
     assert joined(["a\r\nb\x0c"]) == "a\r\nb\ufffd"
 

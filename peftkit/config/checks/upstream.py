@@ -33,6 +33,7 @@ RESERVED = {  # TrainingArguments that peftkit sets itself, with what to do inst
     "load_best_model_at_end": "use early_stopping.patience=",
     "metric_for_best_model": "use task.metrics=",
     "greater_is_better": "use task.metrics=",
+    "logging_nan_inf_filter": "a loss that is NaN or infinite stops the training",
     "gradient_checkpointing": "use train.activation_checkpointing=",
     "hub_token": "use the environment variable HF_TOKEN: run folders must not contain secrets",
 }

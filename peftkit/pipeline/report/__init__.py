@@ -13,7 +13,7 @@ from peftkit.pipeline.report.answers import BYTES, MARGINS, RANKS, answer_sectio
 from peftkit.pipeline.report.classification import classification_sections
 from peftkit.pipeline.report.multilabel import multilabel_sections
 from peftkit.pipeline.report.other_scores import other_scores
-from peftkit.pipeline.report.overview import common_sections, headline
+from peftkit.pipeline.report.overview import CURVE, common_sections, headline
 from peftkit.pipeline.report.regression import regression_sections
 from peftkit.pipeline.report.run_data import RunData, Section, read_run
 from peftkit.pipeline.report.tagging import tagging_sections
@@ -47,8 +47,9 @@ class Report:
 
     @property
     def findings(self) -> list[str]:
-        """What a reader should see first about the predictions."""
-        return [warning for each in self.own for warning in each.warnings]
+        """What a reader should see first about the predictions and the training."""
+        shown = [*(each for each in self.sections if each.title == CURVE), *self.own]
+        return [warning for each in shown for warning in each.warnings]
 
     @property
     def warnings(self) -> list[str]:

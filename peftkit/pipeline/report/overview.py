@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ MAX_OPERATIONS = 20_000_000  # resamples x examples, or x pairs x classes, so th
 RESAMPLED = ("classes", "label_sets", "numbers", "tags", "ranks", "margins", "bytes")  # inputs of metrics
 NOTABLE_SHARE = 0.05  # of truncated examples or unknown tokens
 SHOWN_LABELS, SHOWN_POINTS = 50, 500
+RISE = 3.0  # of the training loss from the first to the last point of its curve
+CURVE = "Learning curve"
 
 
 def headline(run: RunData) -> Html:
@@ -128,10 +130,20 @@ def _curve(run: RunData) -> Section:
     if not charts:
         steps = run.record["costs"].get("steps") or 0
         return Section(
-            "Learning curve",
+            CURVE,
             [paragraph(f"The log has too few points for a curve of {steps:,} steps; lower train.logging_steps.")],
         )
-    return Section("Learning curve", [element("div", *charts, class_="plots")])
+    return Section(CURVE, [element("div", *charts, class_="plots")], tuple(_rise(run, losses)))
+
+
+def _rise(run: RunData, losses: Sequence[Point]) -> Iterator[str]:
+    """Yield a warning where training made the loss much larger."""
+    if len(losses) > 1 and losses[-1][1] > RISE * abs(losses[0][1]):
+        rate = float(run.config.train["learning_rate"])
+        yield (
+            f"The training loss rose from {losses[0][1]:.3g} to {losses[-1][1]:.3g}; "
+            f"try train.learning_rate={rate / 10:g}."
+        )
 
 
 def _points(run: RunData, name: str) -> list[Point]:
