@@ -234,5 +234,6 @@ NON_RESULT_KEYS = {
     for name in (
         "report_to", "run_name", "logging_steps", "logging_strategy", "logging_dir", "disable_tqdm", "log_level",
         "per_device_eval_batch_size", "save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers",
+        "auto_find_batch_size",
     )
 }  # fmt: skip

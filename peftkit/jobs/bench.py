@@ -25,6 +25,7 @@ from peftkit.results.locks import locked_folder
 
 NOT_PLAIN = (  # training arguments that a plain script sets itself, by its variant
     "train_sampling_strategy", "bf16", "fp16", "report_to", "output_dir", "seed", "save_strategy", "disable_tqdm",
+    "auto_find_batch_size",
 )  # fmt: skip
 
 

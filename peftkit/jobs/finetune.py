@@ -214,6 +214,8 @@ def _run_stages(context: RunContext) -> None:
             context.result["meta"]["first_step"] = step.isoformat(timespec="milliseconds")
         if trained.trainer.eager_batches:
             context.result["meta"]["training_attention"] = "eager"
+        if trained.trainer.part_size is not None:
+            context.result["meta"]["part_size"] = trained.trainer.part_size
         if config.keeps_model:
             verify.start_verifier()
         context.result["scores"], costs = evaluate_splits(

@@ -43,6 +43,7 @@ class TrainingStep:
 
     def __init__(self, trainer: ScoringTrainer) -> None:
         self.trainer, self.model = trainer, trainer.model
+        trainer.splits_batches = False
         self.is_trained = any(weight.requires_grad for weight in self.model.parameters())
         self.prepared = trainer.accelerator.prepare_model(self.model)
         self.batches = min(trainer.args.gradient_accumulation_steps, 2)  # of a step; more take no more memory

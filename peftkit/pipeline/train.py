@@ -111,6 +111,8 @@ def make_trainer(
     trainer.loraplus_lr_ratio = config.method.loraplus_lr_ratio
     if config.collator is None and bundle.format.output_kind in PADDING_ONLY:
         trainer.added_ids = bundle.tokenizer.all_special_ids
+    trainer.splits_batches = bool(config.train.get("auto_find_batch_size", True))
+    trainer.depends_on_batch = isinstance(settings.get("loss"), training.ContrastiveLoss)
     trainer.chooses_attention = config.model.attn_implementation is None and not config.caches_features
     return trainer
 

@@ -30,13 +30,13 @@ from peftkit.training.callbacks import (
     SetEpochCallback,
 )
 from peftkit.training.losses import WeightedLoss
-from peftkit.training.steps import StepTrainer
+from peftkit.training.micro_batches import SplittingTrainer
 
 EAGER_TOKENS = 128  # of a batch on a CPU, up to which eager attention trains faster than sdpa
 ModelFunction = Callable[..., torch.Tensor]  # of model and batch; returns scores or a loss
 
 
-class ScoringTrainer(StepTrainer):
+class ScoringTrainer(SplittingTrainer):
     """HF's Trainer whose order of examples depends only on (seed, epoch), so that a resumed run repeats it.
 
     It predicts what `reader` computes from the model, and minimizes `loss` or, without one, the model's own loss.
@@ -251,9 +251,8 @@ def training_arguments(
     }
     disabled = {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
     trackers = [name for name in listed_trackers(settings) if "." not in name]
-    return TrainingArguments(
-        **{**defaults, **settings, "report_to": trackers or "none", **({} if folder else disabled)}
-    )
+    ours = {"report_to": trackers or "none", "auto_find_batch_size": False}  # `SplittingTrainer` replaces the latter
+    return TrainingArguments(**{**defaults, **settings, **ours, **({} if folder else disabled)})
 
 
 def listed_trackers(settings: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,8 @@
-"""Training stops where its numbers are not finite."""
+"""Training stops where its numbers are not finite, and computes batches in parts where memory runs out."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,4 +66,60 @@ def test_a_gradient_that_is_not_finite_stops_the_training(tmp_path: Path) -> Non
         return loss
 
     with pytest.raises(FloatingPointError, match=r"step 2: loss 0\.\d+, gradient norm (nan|inf)"):
+        training.fit(trainer(tmp_path, OwnLoss(change)), tmp_path)
+
+
+def out_of_memory_above(size: int, error: type[Exception]) -> OwnLoss:
+    def change(self: OwnLoss, loss: torch.Tensor) -> torch.Tensor:
+        if self.sizes[-1] > size and self.calls > 2:
+            raise error("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+        return loss
+
+    return OwnLoss(change)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, torch.OutOfMemoryError])
+@pytest.mark.parametrize(("size", "accumulated", "part"), [(2, 1, 2), (1, 1, 1), (2, 2, 2)])
+def test_batches_that_do_not_fit_are_computed_in_parts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: type[Exception], size: int, accumulated: int, part: int
+) -> None:
+    settings = {"gradient_accumulation_steps": accumulated, "logging_steps": 1}
+    whole, parts = (
+        trainer(tmp_path / "a", **settings),
+        trainer(tmp_path / "b", out_of_memory_above(size, error), **settings),
+    )
+    for each in (whole, parts):
+        training.fit(each, Path(each.args.output_dir))
+    assert parts.part_size == part and whole.part_size is None
+    assert whole.state.global_step == parts.state.global_step
+    logged = [[entry["loss"] for entry in each.state.log_history if "loss" in entry] for each in (whole, parts)]
+    torch.testing.assert_close(logged[0], logged[1], atol=1e-6, rtol=1e-5)
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], weight, atol=1e-5, rtol=1e-4, msg=name)
+    assert "examples at once: batches are computed in parts of 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("size", "settings", "message"),
+    [
+        (0, {}, "with 1 example at once, of up to 6 tokens; set task.max_length=3, train.activation_checkpointing="),
+        (2, {"splits_batches": False}, "with 3 examples at once; set train.per_device_train_batch_size=2 train.grad"),
+        (2, {"depends_on_batch": True}, "with 3 examples at once; set train.per_device_train_batch_size=1, with few"),
+    ],
+)
+def test_what_fits_is_stated_where_parts_do_not_help(
+    tmp_path: Path, size: int, settings: dict[str, bool], message: str
+) -> None:
+    own = trainer(tmp_path, out_of_memory_above(size, MemoryError))
+    for name, value in settings.items():
+        setattr(own, name, value)
+    with pytest.raises(MemoryError, match=re.escape(message)):
+        training.fit(own, tmp_path)
+
+
+def test_another_error_is_not_taken_for_one_of_memory(tmp_path: Path) -> None:
+    def change(self: OwnLoss, loss: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("the sizes do not match")
+
+    with pytest.raises(RuntimeError, match="the sizes do not match"):
         training.fit(trainer(tmp_path, OwnLoss(change)), tmp_path)

@@ -23,12 +23,4 @@ def sampling_errors(run: RunConfig) -> Iterator[str]:
                 f"{KEY}=group_by_length",
             ),
         ),
-        (
-            run.train.get("auto_find_batch_size"),
-            refusal(
-                f"{KEY}=token_budget: train.auto_find_batch_size does not change these batches",
-                "~train.auto_find_batch_size",
-                f"{KEY}=group_by_length",
-            ),
-        ),
     )
