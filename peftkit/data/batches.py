@@ -1,5 +1,7 @@
 """Batches of streamed texts, packing into blocks, and collators."""
 
+import random
+import zlib
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -108,6 +110,28 @@ class CorruptedBlocks(torch.utils.data.Dataset):
     def __getitem__(self, number: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, self.epoch, int(number)])
         return self.corrupt(self.blocks[int(number)], rng)
+
+
+class SeededCollator:
+    """A collator whose random numbers are a function of (seed, epoch, examples), so that a resumed run repeats them.
+
+    It may use the global generators of random, numpy and torch; they are seeded for it, and restored after it.
+    """
+
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], dict[str, Any]], seed: int) -> None:
+        self.collate, self.seed, self.epoch = collate, seed, 0
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        seed = zlib.crc32(repr([self.seed, self.epoch, examples]).encode())
+        states = random.getstate(), np.random.get_state()
+        with torch.random.fork_rng(devices=[]):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.default_generator.manual_seed(seed)
+            batch = self.collate(examples)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        return batch
 
 
 def padding_multiple(max_length: int) -> int | None:

@@ -13,6 +13,7 @@ from peftkit import training
 from peftkit.config import RunConfig, UserError, generates_text, kind_of, refusal
 from peftkit.config.console import log
 from peftkit.config.own_code import instantiate
+from peftkit.data.batches import SeededCollator
 from peftkit.data.class_weights import class_weights
 from peftkit.data.formats import Encoded
 from peftkit.data.formats.instructions import InstructionFormat
@@ -130,7 +131,9 @@ def warn_compilation(arguments: Any) -> None:
 def _collator(config: RunConfig, bundle: TrainingBundle) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
     """Return the collator of training: that of the task, or one of the user's own, which gets it."""
     collate = bundle.format.collator()
-    return collate if config.collator is None else instantiate(config.collator, collate)  # type: ignore[no-any-return]
+    if config.collator is None:
+        return collate  # type: ignore[no-any-return]
+    return SeededCollator(instantiate(config.collator, collate), config.seed)
 
 
 def train_sampler(
