@@ -86,6 +86,7 @@ task=sst2 task.focal_gamma=2 method=adalora
 task=sst2 task.focal_gamma=2 train.label_smoothing_factor=0.1
 task=sst2 task.sampling=balanced train.train_sampling_strategy=sequential
 task=sst2 train.train_sampling_strategy=token_budgt
+task=sst2 train.accelerator_config={use_seedable_sampler:false}
 task=retrieval task.dataset=x.jsonl train.train_sampling_strategy=token_budget
 task=stsb task.sampling=balanced
 task=sst2 task.label=[a,b]

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from peftkit.config.checks.rules import messages_of
+from peftkit.config.checks.values import value_of
 from peftkit.config.errors import Refusal, refusal
 from peftkit.config.families import declared_family, suggested_model
 from peftkit.config.jobs import JOBS
@@ -207,6 +208,13 @@ def _training_errors(run: RunConfig) -> Iterator[str]:
             refusal(
                 "train.bf16 and train.fp16 exclude each other; bf16 is used where the hardware has it",
                 "~train.bf16 ~train.fp16",
+            ),
+        ),
+        (
+            value_of(train, "accelerator_config.use_seedable_sampler") is False,
+            refusal(
+                "train.accelerator_config.use_seedable_sampler=false: a resumed run would order its examples anew",
+                "~train.accelerator_config",
             ),
         ),
         (

@@ -21,6 +21,7 @@ TRACKERS = {
     "flyte": "flytekit",
 }
 EXTRA = ("tensorboard", "wandb", "mlflow")  # installed by peftkit[trackers]
+RESUMED_EXACTLY = "a resumed run must end as one that was not interrupted"
 RESERVED = {  # TrainingArguments that peftkit sets itself, with what to do instead
     "output_dir": "use out=",
     "seed": "use seed=",
@@ -36,6 +37,18 @@ RESERVED = {  # TrainingArguments that peftkit sets itself, with what to do inst
     "logging_nan_inf_filter": "a loss that is NaN or infinite stops the training",
     "gradient_checkpointing": "use train.activation_checkpointing=",
     "hub_token": "use the environment variable HF_TOKEN: run folders must not contain secrets",
+    "save_only_model": f"drop it: {RESUMED_EXACTLY}",
+    "ignore_data_skip": f"drop it: {RESUMED_EXACTLY}",
+    "restore_callback_states_from_checkpoint": f"drop it: {RESUMED_EXACTLY}",
+    "dataloader_in_order": f"drop it: {RESUMED_EXACTLY}",
+    "dataloader_persistent_workers": f"drop it: {RESUMED_EXACTLY}",  # they would keep the noise of the first epoch
+    "enable_jit_checkpoint": "use train.save_strategy=steps train.save_steps=100 for more checkpoints",
+    "auto_find_batch_size": "use train.per_device_train_batch_size= with train.gradient_accumulation_steps=",
+    "save_on_each_node": "use out= for a folder that all machines share",
+    **dict.fromkeys(
+        ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
+        "use hf upload NAME DIR/adapter once the run is finished",
+    ),
 }
 
 
