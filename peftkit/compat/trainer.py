@@ -3,6 +3,7 @@
 Those of TRL are mixins that go before them in a class's bases.
 """
 
+import shutil
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -15,18 +16,24 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
+
+ASIDE = ".aside"  # in the folder of checkpoints: what is being written or removed
 
 
 class SamplerTrainer(Trainer):
     """A Trainer that takes its order of training examples from `train_sampler`, and evaluates in dataset order.
 
     Its steps do not list the model's weights, of which an adapter trains few. Checkpoints, except those
-    of a PeftModel, lack the weights that were frozen from the start.
+    of a PeftModel, lack the weights that were frozen from the start; they are written aside, then `place_checkpoint`
+    gives them their name.
     """
 
     train_sampler: Sampler | None = None
     optimizer: torch.optim.Optimizer | None
+    earlier_seconds = 0.0  # of training, before it was resumed
+    writes_aside = False
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         return self.train_sampler or super()._get_train_sampler(train_dataset)
@@ -92,6 +99,57 @@ class SamplerTrainer(Trainer):
         """
         return nullcontext()
 
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(Path(super()._get_output_dir(trial), ASIDE if self.writes_aside else ""))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        target = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
+        written = target.parent / ASIDE / target.name
+        self.writes_aside = True
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.state.best_model_checkpoint == str(written):
+                self.state.best_model_checkpoint = str(target)
+                if self.args.should_save:
+                    self.state.save_to_json(str(written / TRAINER_STATE_NAME))
+            self.place_checkpoint(written, target)
+        finally:
+            self.writes_aside = False
+            if self.args.should_save:  # what remains after an error may fill the disk
+                shutil.rmtree(target.parent / ASIDE, ignore_errors=True)
+
+    def place_checkpoint(self, written: Path, target: Path) -> None:
+        """Give a checkpoint its name after all processes have written it."""
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            written.rename(target)
+        self.accelerator.wait_for_everyone()
+
+    def _load_best_model(self) -> None:
+        self.check_checkpoint(Path(self.state.best_model_checkpoint or ""))
+        super()._load_best_model()
+
+    def check_checkpoint(self, checkpoint: Path) -> None:
+        """Raise an error if the weights of a checkpoint must not be loaded."""
+
+    def log_state(self) -> dict[str, Any]:
+        """Return what the next entries of the log are computed from; all processes must call it."""
+        return {
+            "losses": self.accelerator.gather(self._tr_loss.reshape(1)).tolist(),  # of each process
+            "total_loss": self._total_loss_scalar,
+            "last_step": self._globalstep_last_logged,
+        }
+
+    def load_log_state(self, state: dict[str, Any], seconds: float) -> None:
+        """Continue the log of a training that took `seconds` before; to be called when training begins."""
+        self._tr_loss.fill_(state["losses"][self.args.process_index])
+        self._total_loss_scalar, self._globalstep_last_logged = state["total_loss"], state["last_step"]
+        self._initial_global_step = 0
+        self.earlier_seconds = seconds
+
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
+        return super()._finalize_training(trial, num_train_samples, start_time - self.earlier_seconds)
+
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         if not self.frozen:
             super()._issue_warnings_after_load(load_result)
@@ -124,6 +182,13 @@ class NoTelemetryMixin:
         for metrics in self._metrics.values():  # type: ignore[attr-defined]
             metrics.pop("num_tokens", None)  # a resumed run would restart the count; result.json has the correct one
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    def log_state(self) -> dict[str, Any]:
+        return super().log_state() | {"metrics": dict(self._metrics["train"])}  # type: ignore[misc, attr-defined]
+
+    def load_log_state(self, state: dict[str, Any], seconds: float) -> None:
+        super().load_log_state(state, seconds)  # type: ignore[misc]
+        self._metrics["train"].update(state["metrics"])  # type: ignore[attr-defined]
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Do nothing: peftkit writes the model card."""

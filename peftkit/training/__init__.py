@@ -1,6 +1,7 @@
 """Training: HF's Trainer and TRL's, losses, callbacks, scores of a model's outputs, and costs."""
 
 from peftkit.compat.trainer import reset_preparation
+from peftkit.training.arguments import own_trackers, precision_of, training_arguments
 from peftkit.training.callbacks import SparseCheckpointsCallback
 from peftkit.training.loop import (
     ModelScores,
@@ -22,7 +23,7 @@ from peftkit.training.losses import (
     WeightedLoss,
 )
 from peftkit.training.outputs import OutputReader
-from peftkit.training.trainer import ScoringTrainer, own_trackers, precision_of, scores_of, training_arguments
+from peftkit.training.trainer import ScoringTrainer, scores_of
 from peftkit.training.trl import dpo_trainer, sft_trainer, sft_unsupported_reason
 
 __all__ = [

@@ -1,9 +1,12 @@
-"""Callbacks of the Trainer: AdaLoRA's ranks, epochs, schedules, checkpoints, the log file and the progress bar."""
+"""Callbacks of the Trainer: AdaLoRA's ranks, epochs, schedules, checkpoints, the log file and the progress bar.
+
+Those with a state that checkpoints need are a `CheckpointedCallback`.
+"""
 
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from transformers import TrainerCallback
 from peftkit.config.progress import Stage
 from peftkit.methods import Unfreezing
 
+STATES = "callbacks.pt"  # in a checkpoint: the states of callbacks by the names of their classes
 CHECKPOINT_SECONDS = 60.0  # of training between two checkpoints, at least
 IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of weights in AdaLoRA (Zhang et al. 2023, section 3.2)
 
@@ -28,11 +32,38 @@ def allocate_ranks(tuner: Any, step: int) -> None:
     tuner.update_and_allocate(step)
 
 
-class RankAllocationCallback(TrainerCallback):
+class CheckpointedCallback(TrainerCallback):
+    """A callback with a state of plain values and tensors, which is saved and restored with each checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state; all processes must call it."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state, before training begins or, of the best checkpoint, when it ends."""
+        raise NotImplementedError
+
+
+def save_states(callbacks: Sequence[TrainerCallback], checkpoint: Path, writes: bool) -> None:
+    """Write the states of callbacks into a checkpoint; all processes must call it, and one `writes`."""
+    states = {type(each).__name__: each.state_dict() for each in callbacks if isinstance(each, CheckpointedCallback)}
+    if writes:
+        torch.save(states, checkpoint / STATES)
+
+
+def load_states(callbacks: Sequence[TrainerCallback], checkpoint: Path, device: torch.device) -> None:
+    """Restore the states of callbacks from a checkpoint."""
+    states = torch.load(checkpoint / STATES, map_location=device, weights_only=True)
+    for each in callbacks:
+        if isinstance(each, CheckpointedCallback):
+            each.load_state_dict(states[type(each).__name__])
+
+
+class RankAllocationCallback(CheckpointedCallback):
     """Reallocate AdaLoRA's ranks after each step, before its gradients are deleted.
 
     PEFT saves only the ranks in its config's `rank_pattern`, but a pruned rank can be restored later. So `rank_pattern`
-    is None until training ends, checkpoints have all ranks, and their `ranks.pt` has the pattern and the importances.
+    is None until training ends, checkpoints have all ranks, and the state has the pattern and the importances.
     """
 
     def __init__(self, tuner: Any) -> None:
@@ -40,41 +71,33 @@ class RankAllocationCallback(TrainerCallback):
         self.config = tuner.peft_config[tuner.trainable_adapter_name]
         self.pattern = self.config.rank_pattern
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step:
-            self._restore(Path(args.output_dir) / f"checkpoint-{state.global_step}", args.device)
-
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.config.rank_pattern = self.pattern
         allocate_ranks(self.tuner, state.global_step)
         self.pattern, self.config.rank_pattern = self.config.rank_pattern, None
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and folder.is_dir():
-            importance = {name: getattr(self.allocator, name) for name in IMPORTANCE}
-            torch.save({"rank_pattern": self.pattern, **importance}, folder / "ranks.pt")
-
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            self._restore(Path(state.best_model_checkpoint), args.device)
+            load_states([self], Path(state.best_model_checkpoint), args.device)
         self.config.rank_pattern = self.pattern
 
-    def _restore(self, checkpoint: Path, device: torch.device) -> None:
-        saved = torch.load(checkpoint / "ranks.pt", map_location=device, weights_only=True)
-        self.pattern = saved.pop("rank_pattern")
-        for name, values in saved.items():
-            setattr(self.allocator, name, values)
+    def state_dict(self) -> dict[str, Any]:
+        return {"rank_pattern": self.pattern, **{name: getattr(self.allocator, name) for name in IMPORTANCE}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.pattern = state["rank_pattern"]
+        for name in IMPORTANCE:
+            setattr(self.allocator, name, state[name])
 
 
 class SetEpochCallback(TrainerCallback):
-    """Set the epoch of a dataset that differs from epoch to epoch; a resumed run may start within an epoch."""
+    """Set the epoch of data that differ from epoch to epoch; a resumed run may start within an epoch."""
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+    def __init__(self, data: Any) -> None:
+        self.data = data
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.dataset.epoch = int((state.epoch or 0) + 1e-6)
+        self.data.epoch = int((state.epoch or 0) + 1e-6)
 
 
 class ScheduleCallback(TrainerCallback):

@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,23 +12,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import extract_model_from_parallel
+from accelerate.utils import broadcast_object_list, extract_model_from_parallel
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import Trainer
 
 from peftkit.compat.dropout import fast_masks
 from peftkit.compat.lora import fused_lora
 from peftkit.compat.peft import lora_without_casts
+from peftkit.config import UserError
 from peftkit.config.progress import counted, stage
 from peftkit.config.signals import deferred
 from peftkit.models.frozen_weights import frozen_in
-from peftkit.training.callbacks import ProgressCallback
+from peftkit.training.callbacks import CheckpointedCallback, ProgressCallback, load_states
+from peftkit.training.checkpoints import load_state, newest_whole
 from peftkit.training.embedding_rows import used_rows
 from peftkit.training.trainer import ScoringTrainer, scores_of
-
-RESOURCES = "resources.json"  # in the folder of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -54,26 +52,46 @@ class ModelScores:
     peak_bytes: int | None
 
 
-def fit(trainer: Trainer, checkpoints: Path) -> TrainingSummary:
-    """Train from the last checkpoint in the folder, or from the start if there is none.
+def fit(trainer: ScoringTrainer, checkpoints: Path) -> TrainingSummary:
+    """Train from the newest whole checkpoint in the folder, or from the start if there is none.
 
     A signal interrupts it after a step, with a checkpoint. The costs of a resumed run include those before the
-    interruption, up to the last checkpoint. A model without trainable weights is not trained.
+    interruption, up to that checkpoint. A model without trainable weights is not trained.
+
+    Raises:
+        UserError: training ended before its last step, and not by early stopping.
     """
     if not any(weight.requires_grad for weight in trainer.model.parameters()):
         return TrainingSummary(0.0, None, None, steps=0, epochs=0.0)
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    last = _last_checkpoint(trainer, checkpoints)
     with peak_memory() as peak, stage("training", unit="step") as progress:
         trainer.add_callback(ProgressCallback(progress))
-        tracker = ResourceTracker(Path(last) if last else None, peak)
+        tracker = ResourceTracker(trainer, peak)
         trainer.add_callback(tracker)
+        if last is not None:
+            trainer.resumed = load_state(last)
+            trainer.args.eval_on_start = False  # it was evaluated before; early stopping counts evaluations
+            load_states(trainer.callback_handler.callbacks, last, trainer.args.device)
         with fast_steps(trainer), deferred():
-            trainer.train(resume_from_checkpoint=last)
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
         seconds, peak_bytes = tracker.totals()
         reserved = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
     state = trainer.state
+    if state.global_step < state.max_steps and not trainer.has_stopped_early:
+        raise UserError(
+            f"training ended after {state.global_step} of {state.max_steps} steps, without early_stopping.patience; "
+            "remove the callback of train.report_to that stops it, and repeat the command"
+        )
     epochs, history = float(state.epoch or 0), state.log_history
     return TrainingSummary(seconds, peak_bytes, reserved, state.global_step, epochs, history, tracker.first_step)
+
+
+def _last_checkpoint(trainer: ScoringTrainer, folder: Path) -> Path | None:
+    """Return the checkpoint from which all processes go on; the main process looks for it."""
+    found: list[Path | None] = [None]
+    if trainer.is_world_process_zero() and folder.is_dir():
+        found = [newest_whole(folder, trainer.args.world_size, trainer.args.load_best_model_at_end)]
+    return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -93,18 +111,17 @@ def fast_steps(trainer: Trainer) -> Iterator[None]:
         yield
 
 
-class ResourceTracker(TrainerCallback):
-    """Write the seconds and the peak memory of training until a checkpoint into the checkpoint's folder.
+class ResourceTracker(CheckpointedCallback):
+    """Measure the seconds and the peak memory of training, including those before a resumption.
 
-    It also has the time at the end of the first step.
+    It also has the time at the end of the first step. Its state has what upstream's checkpoints lack of the trainer.
     """
 
     first_step: datetime | None = None
 
-    def __init__(self, last: Path | None, peak: Callable[[], int | None]) -> None:
-        self.started, self.peak = time.perf_counter(), peak
-        file = None if last is None else last / RESOURCES
-        self.before = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.is_file() else {}
+    def __init__(self, trainer: ScoringTrainer, peak: Callable[[], int | None]) -> None:
+        self.trainer, self.peak, self.started = trainer, peak, time.perf_counter()
+        self.before: dict[str, Any] = {}
 
     def totals(self) -> tuple[float, int | None]:
         """Return seconds and bytes, including those before the resumption."""
@@ -112,14 +129,22 @@ class ResourceTracker(TrainerCallback):
         peak = self.peak()
         return seconds, None if peak is None else max(peak, self.before.get("peak_bytes") or 0)
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.trainer.resumed is not None:
+            state.best_model_checkpoint = self.trainer.resumed.best_model_checkpoint
+            self.trainer.eager_batches, self.trainer.part_size = self.before["eager_batches"], self.before["part_size"]
+            self.trainer.load_log_state(self.before["log"], self.before["seconds"])
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.first_step = self.first_step or datetime.now(UTC)
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and folder.is_dir():
-            totals = dict(zip(("seconds", "peak_bytes"), self.totals(), strict=True))
-            (folder / RESOURCES).write_text(json.dumps(totals), encoding="utf-8")
+    def state_dict(self) -> dict[str, Any]:
+        totals = dict(zip(("seconds", "peak_bytes"), self.totals(), strict=True))
+        own = {name: getattr(self.trainer, name) for name in ("eager_batches", "part_size")}
+        return {**totals, **own, "log": self.trainer.log_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.before = state
 
 
 @contextmanager

@@ -1,6 +1,5 @@
-"""HF's Trainer on Accelerate, the training loop of all methods, and its arguments."""
+"""HF's Trainer on Accelerate, the training loop of all methods."""
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +16,21 @@ from transformers import (
     PretrainedConfig,
     PrinterCallback,
     ProgressCallback,
+    TrainerState,
     TrainingArguments,
 )
 
 from peftkit.compat.transformers import eager_attention, sdpa_configs
+from peftkit.config import UserError
 from peftkit.config.progress import Stage
 from peftkit.methods import Unfreezing
+from peftkit.training import checkpoints
 from peftkit.training.callbacks import (
     JsonLogCallback,
     RankAllocationCallback,
     ScheduleCallback,
     SetEpochCallback,
+    save_states,
 )
 from peftkit.training.losses import WeightedLoss
 from peftkit.training.micro_batches import SplittingTrainer
@@ -64,6 +67,7 @@ class ScoringTrainer(SplittingTrainer):
         self.loraplus_lr_ratio: float | None = None  # the learning rate of LoRA's matrices B over that of A
         self.chooses_attention = False  # eager for short batches on a CPU
         self.eager_batches = 0
+        self.resumed: TrainerState | None = None  # the state of the checkpoint from which training goes on
         self.added_ids: list[int] | None = None  # the token ids of batches beside those of the examples, if known
         super().__init__(callbacks=[] if patience is None else [EarlyStoppingCallback(patience)], **settings)
         if loss is not None or not self.loss_shifts_labels:
@@ -78,11 +82,45 @@ class ScoringTrainer(SplittingTrainer):
         train = settings.get("train_dataset")
         if train is not None and is_adalora(settings["model"]):
             self.add_callback(RankAllocationCallback(settings["model"].base_model))
-        for each in (train, train_sampler):
+        for each in (train, train_sampler, settings.get("data_collator")):
             if hasattr(each, "epoch"):
                 self.add_callback(SetEpochCallback(each))
         if schedule is not None:
             self.add_callback(ScheduleCallback(schedule, self.log))
+
+    def set_initial_training_values(self, args: TrainingArguments, dataloader: Any) -> Any:
+        """Plan no epoch for a resumed training that has ended, where upstream would take one more step."""
+        epochs, per_epoch, *others, max_steps = super().set_initial_training_values(args, dataloader)
+        if self.resumed is not None:
+            stopped = self.resumed.stateful_callbacks.get(EarlyStoppingCallback.__name__)
+            if self.resumed.global_step >= max_steps or (
+                stopped and _is_stopped(EarlyStoppingCallback.from_state(stopped))
+            ):
+                epochs = self.resumed.global_step // per_epoch
+        return epochs, per_epoch, *others, max_steps
+
+    @property
+    def has_stopped_early(self) -> bool:
+        """Whether early stopping ended the training."""
+        return any(
+            isinstance(each, EarlyStoppingCallback) and _is_stopped(each) for each in self.callback_handler.callbacks
+        )
+
+    def place_checkpoint(self, written: Path, target: Path) -> None:
+        """Add the states of the callbacks to a written checkpoint, give it its name, and remove old ones."""
+        save_states(self.callback_handler.callbacks, written, self.args.should_save)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            checkpoints.place(written, target)
+            checkpoints.rotate(target.parent, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def check_checkpoint(self, checkpoint: Path) -> None:
+        """Raise an error if a file of a checkpoint is damaged."""
+        if (wrong := checkpoints.damage(checkpoint, self.args.world_size)) is not None:
+            raise UserError(
+                f"{checkpoint} is damaged ({wrong}); repeat the command, which trains again from where it can"
+            )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Scale the learning rate for each weight; temporarily frozen weights are included.
@@ -176,6 +214,10 @@ class ScoringTrainer(SplittingTrainer):
         return None, scores, scores.new_zeros(len(scores))  # labels are not used; the caller has them
 
 
+def _is_stopped(callback: EarlyStoppingCallback) -> bool:
+    return callback.early_stopping_patience_counter >= callback.early_stopping_patience
+
+
 def is_short(batch: Mapping[str, Any]) -> bool:
     """Return whether a batch is short enough for eager attention; packed texts are separated by their positions."""
     sizes = [each.shape[1] for each in batch.values() if isinstance(each, torch.Tensor) and each.dim() == 2]
@@ -214,66 +256,3 @@ def is_adalora(model: Any) -> bool:
 def scores_of(predictions: Any) -> np.ndarray:
     """Return the scores of predictions, which may be a tuple with more."""
     return np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)
-
-
-def training_arguments(
-    settings: dict[str, Any],
-    seed: int,
-    folder: Path | None = None,
-    select_best: bool = False,
-    unused_parameters: bool = False,
-    evaluate_epochs: bool = False,
-) -> TrainingArguments:
-    """Return HF's arguments: the user's unchanged, and bf16 if the hardware supports it and no precision is set.
-
-    Args:
-        folder: of the checkpoints; None disables saving and evaluation, as for predictions.
-        select_best: evaluate the holdout after each epoch, and load the best one at the end.
-        unused_parameters: some trainable weights are temporarily frozen.
-        evaluate_epochs: evaluate the holdout after each epoch, without selecting the best.
-    """
-    defaults: dict[str, Any] = {
-        "output_dir": str(folder or tempfile.gettempdir()),
-        "seed": seed,
-        "data_seed": seed,
-        "bf16": precision_of(settings) == "bf16",
-        "remove_unused_columns": False,
-        "eval_strategy": "epoch" if select_best or evaluate_epochs else "no",
-        "save_strategy": "epoch",
-        "save_total_limit": 1,
-        "load_best_model_at_end": select_best,
-        "metric_for_best_model": "score" if select_best else None,
-        "greater_is_better": select_best or None,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "use_cpu": not torch.accelerator.is_available(),
-        "ddp_find_unused_parameters": unused_parameters,
-        "logging_nan_inf_filter": False,  # it logs other losses in place of those that are not finite
-    }
-    disabled = {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
-    trackers = [name for name in listed_trackers(settings) if "." not in name]
-    ours = {"report_to": trackers or "none", "auto_find_batch_size": False}  # `SplittingTrainer` replaces the latter
-    return TrainingArguments(**{**defaults, **settings, **ours, **({} if folder else disabled)})
-
-
-def listed_trackers(settings: Mapping[str, Any]) -> list[str]:
-    """Return train.report_to as a list."""
-    named = settings.get("report_to") or []
-    return [named] if isinstance(named, str) else list(named)
-
-
-def own_trackers(settings: Mapping[str, Any]) -> list[str]:
-    """Return the trackers of train.report_to that are classes of the user's own, by their full names."""
-    return [name for name in listed_trackers(settings) if "." in name]
-
-
-def precision_of(settings: dict[str, Any]) -> str:
-    """Return bf16, fp16 or fp32: as set, else bf16 if the hardware supports it.
-
-    Supported are GPUs since Ampere, and CPUs with AVX512-BF16 or AMX.
-    """
-    if {"bf16", "fp16"} & settings.keys():
-        return next((name for name in ("bf16", "fp16") if settings.get(name)), "fp32")
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"

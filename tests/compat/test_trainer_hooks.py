@@ -16,12 +16,14 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_utils import get_last_checkpoint, sort_checkpoints
 from trl import DPOTrainer, SFTTrainer
 from trl.trainer.base_trainer import _BaseTrainer
 
-from peftkit.compat.trainer import NoTelemetryMixin, PretokenizedDPOMixin, SamplerTrainer, reset_preparation
+from peftkit.compat.trainer import ASIDE, NoTelemetryMixin, PretokenizedDPOMixin, SamplerTrainer, reset_preparation
 
 SMALL: dict[str, Any] = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 EXAMPLES = [{"input_ids": torch.tensor([number, 4]), "labels": torch.tensor(0)} for number in range(4)]
@@ -62,6 +64,69 @@ def test_inputs_are_moved_to_the_model_by_a_method_of_this_name(tmp_path: Path) 
     trainer = trainer_of(tmp_path)
     batch = trainer.prepare_inputs({"input_ids": torch.arange(5)[None]})
     assert batch["input_ids"].device == trainer.model.device
+
+
+def test_a_checkpoint_is_written_aside_with_all_files_before_it_gets_its_name(tmp_path: Path) -> None:
+    class Placing(SamplerTrainer):
+        def place_checkpoint(self, written: Path, target: Path) -> None:
+            self.seen = sorted(path.name for path in written.iterdir()), target.exists()
+            super().place_checkpoint(written, target)
+
+    trainer = trainer_of(tmp_path)
+    trainer.__class__ = Placing
+    trainer.train()
+    files, existed = trainer.seen  # type: ignore[attr-defined]
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= {*files}
+    assert not existed
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+    assert sorted(path.name for path in (tmp_path / "checkpoint-1").iterdir()) == files
+    for file in ("save_model", "_save_optimizer_and_scheduler", "_save_scaler", "_save_rng_state"):
+        assert f"self.{file}(output_dir" in inspect.getsource(Trainer._save_checkpoint)  # and writes nowhere else
+
+
+def test_what_is_written_aside_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / ASIDE / "checkpoint-1").mkdir(parents=True)
+    assert get_last_checkpoint(str(tmp_path)) is None
+    assert sort_checkpoints(str(tmp_path)) == []
+
+
+def test_the_log_goes_on_from_sums_that_upstream_sets_before_training_begins(tmp_path: Path) -> None:
+    class Resume(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            trainer.state.global_step = 1  # so that it takes two steps of four
+            trainer.load_log_state({"losses": [1.0], "total_loss": 5.0, "last_step": 0}, seconds=1000.0)
+
+    trainer = trainer_of(tmp_path)
+    trainer.args.max_steps, trainer.args.logging_steps = 2, 2
+    trainer.add_callback(Resume())
+    trainer.train()
+    logged, summary = trainer.state.log_history
+    loss = 2 * logged["loss"] - 1.0
+    assert 0 < loss < 2  # of one step
+    assert summary["train_loss"] == pytest.approx((6.0 + loss) / 2)
+    assert 1000 < summary["train_runtime"] < 1100
+    assert trainer.log_state() == {"losses": [0.0], "total_loss": pytest.approx(6.0 + loss), "last_step": 2}
+
+
+def test_the_best_checkpoint_is_checked_before_its_weights_are_loaded(tmp_path: Path) -> None:
+    class Checking(SamplerTrainer):
+        def check_checkpoint(self, checkpoint: Path) -> None:
+            raise ValueError(checkpoint)
+
+    trainer = trainer_of(tmp_path)
+    trainer.__class__ = Checking
+    trainer.args.load_best_model_at_end = True
+    trainer.add_callback(Best(tmp_path / "checkpoint-1"))
+    with pytest.raises(ValueError, match="checkpoint-1"):
+        trainer.train()
+
+
+class Best(TrainerCallback):
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+
+    def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        state.best_model_checkpoint = str(self.checkpoint)
 
 
 @pytest.mark.parametrize("limit", [0.01, 100.0])

@@ -15,7 +15,6 @@ REFUSED = {
     "dataloader_in_order=false": "drop it",
     "dataloader_persistent_workers=true": "drop it",
     "enable_jit_checkpoint=true": "use train.save_strategy=steps",
-    "auto_find_batch_size=true": "use train.per_device_train_batch_size=",
     "save_on_each_node=true": "use out=",
     "push_to_hub=true": "use hf upload",
     "resume_from_checkpoint=elsewhere": "the same command resumes",
@@ -30,7 +29,7 @@ def test_an_option_that_breaks_resuming_is_refused(typed: str) -> None:
 
 def test_every_option_of_checkpoints_and_uploads_has_been_decided() -> None:
     """A version of transformers with another one needs a decision: refused, or resumed exactly."""
-    resumed = {"save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end"}  # tests/training
+    resumed = {"save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end", "auto_find_batch_size"}
     refused = {typed.partition("=")[0] for typed in REFUSED} | {
         "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision",
     }  # fmt: skip

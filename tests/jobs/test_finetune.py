@@ -20,6 +20,7 @@ from peftkit.cli.files import options_of
 from peftkit.config import RunConfig, UserError
 from peftkit.jobs.plan_table import show_plans
 from peftkit.results import run_folder
+from peftkit.training import checkpoints
 
 # the long tests try all
 FAST = {
@@ -140,8 +141,11 @@ def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tiny: Overrides) -> No
         commands.finetune(*overrides, "seed=5", "force=true")
     assert json.loads((whole / "result.json").read_text())["meta"]["status"] == "interrupted"
     assert list((whole / "checkpoints").glob("checkpoint-*"))
-    (spent,) = (whole / "checkpoints").glob("*/resources.json")
-    spent.write_text(json.dumps({"seconds": 1000.0, "peak_bytes": 10**15}))
+    (spent,) = (whole / "checkpoints").glob("*/callbacks.pt")
+    states = torch.load(spent)
+    states["ResourceTracker"] |= {"seconds": 1000.0, "peak_bytes": 10**15}
+    torch.save(states, spent)
+    checkpoints.write_manifest(spent.parent)
     with (whole / "log.jsonl").open("a") as log:
         log.write('{"step": 10000, "loss": 1.0}\n{"step": 1')
     resumed, result = finetune([*overrides, "seed=5"])

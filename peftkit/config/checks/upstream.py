@@ -43,7 +43,6 @@ RESERVED = {  # TrainingArguments that peftkit sets itself, with what to do inst
     "dataloader_in_order": f"drop it: {RESUMED_EXACTLY}",
     "dataloader_persistent_workers": f"drop it: {RESUMED_EXACTLY}",  # they would keep the noise of the first epoch
     "enable_jit_checkpoint": "use train.save_strategy=steps train.save_steps=100 for more checkpoints",
-    "auto_find_batch_size": "use train.per_device_train_batch_size= with train.gradient_accumulation_steps=",
     "save_on_each_node": "use out= for a folder that all machines share",
     **dict.fromkeys(
         ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
