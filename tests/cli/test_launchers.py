@@ -44,7 +44,7 @@ def test_runs_of_another_launcher_are_shown_and_failures_reported(tiny: Override
         capture_output=True, text=True,
     )  # fmt: skip
     assert failed.returncode == 1
-    assert "2 of 2 runs without scores" in failed.stdout
+    assert "2 of 2 runs without valid scores" in failed.stdout
 
 
 @pytest.mark.slow
