@@ -51,6 +51,7 @@ def trainer_of(model: Any, folder: Path, added_ids: list[int] | None, **settings
     arguments = training.training_arguments(
         {
             "num_train_epochs": 3, "per_device_train_batch_size": 4, "learning_rate": 0.01, "weight_decay": 0.1,
+            "adam_epsilon": 1e-4,  # the gradient of a key's bias is zero but for rounding, which AdamW would enlarge
             "bf16": False, "disable_tqdm": True, "report_to": "none", **settings,
         },
         0, folder,
