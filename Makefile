@@ -19,6 +19,9 @@ check-all: lint  ## everything, including the slow tests
 parity:  ## compare the methods with plain PEFT and the adapters library (docs/explanation/parity.md)
 	$(PYTHON) -m pytest -m '' tests/parity
 
+check-gpu:  ## what one NVIDIA GPU shows in ten minutes, into outputs/gpu/gpu.md (without one, what a CPU can do)
+	$(PYTHON) -m pytest -rs -m gpu tests/test_gpu.py && $(PYTHON) tests/benchmarks/gpu.py
+
 matrix:  ## try every method on every model and head, and write docs/reference/matrix.md (minutes)
 	$(PYTHON) -m peftkit job=matrix
 
@@ -43,10 +46,13 @@ lock:  ## write constraints.txt from a clean environment (Python 3.11, CPU)
 docker-build:  ## build both images (needs a Docker engine)
 	docker build -f docker/Dockerfile.cpu -t peftkit:cpu . && docker build -f docker/Dockerfile -t peftkit:cuda .
 
+docker-check:  ## build both images and run the smoke steps in them without a Docker engine (buildah, root, Debian)
+	docker/image.sh docker/Dockerfile.cpu && docker/image.sh docker/Dockerfile
+
 docker-smoke:  ## run the smoke steps in the CPU image
 	docker compose -f docker/compose.yaml run --rm --entrypoint bash cpu docker/smoke.sh
 
 clean:  ## remove builds and caches, not outputs
 	rm -rf dist build site .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
-.PHONY: help install test check check-all parity matrix bench docs lint format build lock docker-build docker-smoke clean
+.PHONY: help install test check check-all check-gpu parity matrix bench docs lint format build lock docker-build docker-check docker-smoke clean
