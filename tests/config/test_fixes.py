@@ -180,7 +180,9 @@ task=squad method=peft method.config._target_=peft.PromptTuningConfig
 """.strip().splitlines()
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize(
+    "line", [pytest.param(line, marks=pytest.mark.slow if number % 3 else ()) for number, line in enumerate(COMMANDS)]
+)
 def test_the_fix_of_a_refusal_corrects_it(line: str) -> None:
     command = shlex.split(line)
     flags, overrides = command[: command[0] == "-m"], command[command[0] == "-m" :]

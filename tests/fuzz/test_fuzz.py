@@ -40,7 +40,7 @@ def check(workspace: Workspace, strategy: st.SearchStrategy[Example], count: int
 
 
 def test_commands_are_refused_or_valid(workspace: Workspace) -> None:
-    check(workspace, commands(), 48, "fuzz.reading:validate")
+    check(workspace, commands(), 30, "fuzz.reading:validate")
 
 
 def test_commands_of_everyday_jobs_end_well(workspace: Workspace) -> None:
@@ -53,7 +53,7 @@ def test_runs_are_deleted_inside_out_alone(workspace: Workspace) -> None:
 
 
 def test_damaged_runs_are_used_or_refused(workspace: Workspace) -> None:
-    check(workspace, damaged_runs(run_files(workspace)), 40, "fuzz.reading:open_runs")
+    check(workspace, damaged_runs(run_files(workspace)), 30, "fuzz.reading:open_runs")
 
 
 def test_data_files_are_read_or_refused(workspace: Workspace) -> None:

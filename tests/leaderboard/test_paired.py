@@ -107,15 +107,15 @@ def test_a_metric_of_one_split_sees_that_split_alone() -> None:
 
 def test_the_bootstrap_agrees_with_scipy() -> None:
     labels, runs = drawn("pearson", 200)
-    _, resampled = scores_by_resample(["pearson"], labels, runs[:2], np.full(200, "validation"), 4000)
+    _, resampled = scores_by_resample(["pearson"], labels, runs[:2], np.full(200, "validation"), 1000)
 
     def difference(label: Any, one: Any, other: Any) -> Any:
         return stats.pearsonr(label, one, axis=-1).statistic - stats.pearsonr(label, other, axis=-1).statistic
 
     found = stats.bootstrap(
-        (labels, *runs[:2]), difference, paired=True, n_resamples=4000, method="basic", rng=np.random.default_rng(5)
+        (labels, *runs[:2]), difference, paired=True, n_resamples=1000, method="basic", rng=np.random.default_rng(5)
     )
-    assert np.std(resampled[:, 0] - resampled[:, 1]) == pytest.approx(found.standard_error, rel=0.06)
+    assert np.std(resampled[:, 0] - resampled[:, 1]) == pytest.approx(found.standard_error, rel=0.1)
 
 
 def rows_of(

@@ -59,8 +59,14 @@ def take_a_step(net: Any, batch: dict[str, Any]) -> None:
         assert torch.equal(weight, before[name]) != weight.requires_grad, name
 
 
-@pytest.mark.parametrize("double", [True, False], ids=["double", "single"])
-@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize(
+    ("kind", "double"),
+    [
+        ("nf4", True),
+        ("fp4", False),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("nf4", False), ("fp4", True))),
+    ],
+)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_kind_of_4_bits_trains_and_spares_head_and_embeddings(
     checkpoints: dict[str, Path], model: str, kind: str, double: bool

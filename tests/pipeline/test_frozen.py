@@ -68,7 +68,10 @@ def outcome(result: RunResult) -> tuple[Any, Any]:
     return result.record["scores"], np.concatenate(rows)
 
 
-@pytest.mark.parametrize("name", ["tags", "pairs", "bf16", "mix"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("tags", "bf16")]
+
+
+@pytest.mark.parametrize("name", ["pairs", "mix", *SLOW])
 def test_a_later_run_reads_the_states_of_all_examples(run: Any, own_data: Any, name: str) -> None:
     words = own_data[name]
     first, computed = run(*words)
