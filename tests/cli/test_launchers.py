@@ -66,3 +66,23 @@ def test_a_killed_worker_fails_the_sweep_and_the_same_command_completes_it(tiny:
     assert [each["meta"]["status"] for each in results] == ["finished", "finished"]
     assert {each["costs"]["epochs"] for each in results} == {50.0}
     assert len(list(file.parents[1].iterdir())) == 2  # no second folder of a seed
+
+
+@pytest.mark.slow
+def test_the_runs_of_another_launcher_end_with_a_command_that_is_interrupted(tiny: Overrides, tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="pip install 'peftkit[slurm]'")
+    command = [sys.executable, "-m", "peftkit", "-m", "hydra/launcher=submitit_local", "seed=0,1"]
+    command += tiny("bert", "method=ia3", "task=mrpc", "train.bf16=false", "train.num_train_epochs=4000")
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for(lambda: len([*tmp_path.rglob("log.jsonl")]) == 2 or None)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in stderr
+    deadline, files = time.monotonic() + 60, [*tmp_path.rglob("result.json")]
+    statuses: set[str] = set()
+    while statuses != {"interrupted"} and time.monotonic() < deadline:
+        time.sleep(0.5)
+        statuses = {json.loads(file.read_text())["meta"]["status"] for file in files}
+    assert statuses == {"interrupted"} and len([*tmp_path.rglob("checkpoint-*")]) == 2
