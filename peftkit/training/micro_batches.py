@@ -116,11 +116,11 @@ def sizes_of(batch: Batch) -> set[int]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether a GPU's or the CPU's memory was exhausted; oneDNN does not state a reason."""
+    """Return whether a GPU's or the CPU's memory was exhausted, of which oneDNN and C++ have texts of their own."""
     return (
         isinstance(error, (MemoryError, torch.OutOfMemoryError))
         or should_reduce_batch_size(error)
-        or str(error).startswith("could not create a")
+        or str(error).startswith(("could not create a", "std::bad_alloc"))
     )
 
 
