@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -48,6 +48,35 @@ class LengthGroupedSampler(Sampler[int]):
         full = len(indices) // self.batch_size * self.batch_size
         batches = random.permutation(indices[:full].reshape(-1, self.batch_size))
         return np.concatenate([batches.reshape(-1), indices[full:]])
+
+
+class SharedBatches(BatchRebalanceSampler):
+    """Batches of one of several processes: its share of those that a single process would have.
+
+    The last batch of an epoch is shared out evenly too. A process that has no example of it gets the first one, which
+    must not count: see `lacks_last`. HF's Trainer takes a subclass of BatchRebalanceSampler as a sampler of batches.
+
+    Args:
+        order: of the examples of an epoch, which is the same in all processes.
+        batch_size: of one process.
+        processes, rank: the number of processes, and which of them this is.
+        drop_last: whether an incomplete last batch is left out.
+    """
+
+    def __init__(self, order: Sampler[int], batch_size: int, processes: int, rank: int, drop_last: bool) -> None:
+        super().__init__([], batch_size * processes, processes, grad_accum=1, rank=rank, drop_last=drop_last)
+        self.order = order
+        full, rest = divmod(len(order), self.effective_batch_size)  # type: ignore[arg-type]
+        self.num_global_batches = full + (rest > 0 and not drop_last)
+        self.lacks_last = not drop_last and 0 < rest <= rank
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if hasattr(self.order, "set_epoch"):
+            self.order.set_epoch(self.epoch)
+        indices = iter(self.order)
+        for _ in range(self.num_global_batches):
+            batch = list(islice(indices, self.effective_batch_size))
+            yield np.array_split(batch, self.dp_size)[self.rank].tolist() or batch[:1]
 
 
 class TokenBudgetSampler(BatchRebalanceSampler):

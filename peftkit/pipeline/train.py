@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import SeedableRandomSampler
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import TrainerCallback
 
 from peftkit import training
@@ -18,7 +20,7 @@ from peftkit.data.class_weights import class_weights
 from peftkit.data.formats import Encoded
 from peftkit.data.formats.instructions import InstructionFormat
 from peftkit.data.formats.language_modeling import LanguageModelingFormat
-from peftkit.data.samplers import LengthGroupedSampler, TokenBudgetSampler, batches_of, padding_waste
+from peftkit.data.samplers import LengthGroupedSampler, SharedBatches, TokenBudgetSampler, batches_of, padding_waste
 from peftkit.methods import Parameters, count_parameters, replace_prompt_encoders
 from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
@@ -63,7 +65,7 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
         compute_metrics=None
         if holdout is None
         else lambda evaluation: {"score": holdout_score(config, bundle, evaluation.predictions, holdout)},
-        train_sampler=sampler,
+        train_sampler=shared_order(sampler, encoded, arguments),
         loss=custom_loss(config, bundle, encoded),
         patience=patience,
         log_file=context.folder / "log.jsonl",
@@ -141,14 +143,25 @@ def train_sampler(
 ) -> LengthGroupedSampler | TokenBudgetSampler | None:
     """Return the order of training examples, None for that of HF's Trainer."""
     strategy, labels = arguments.train_sampling_strategy, encoded.labels if config.task.sampling is not None else None
-    size = arguments.train_batch_size
+    size, processes, rank = arguments.train_batch_size, arguments.world_size, arguments.process_index
     if strategy == "token_budget":
-        processes, rank = arguments.world_size, arguments.process_index
         return TokenBudgetSampler(encoded.lengths, size, config.seed, labels, processes=processes, rank=rank)
     if strategy != "group_by_length" and labels is None:
         return None
     lengths = encoded.lengths if strategy == "group_by_length" else np.zeros(len(encoded.lengths), dtype=int)
-    return LengthGroupedSampler(lengths, size, config.seed, labels)
+    return LengthGroupedSampler(lengths, size * processes, config.seed, labels)
+
+
+def shared_order(sampler: Sampler | None, encoded: Encoded, arguments: Any) -> Sampler | None:
+    """Return the batches of this process, where there are several; together they have those of a single process."""
+    if arguments.world_size == 1 or isinstance(sampler, TokenBudgetSampler):
+        return sampler
+    if sampler is None and arguments.train_sampling_strategy == "sequential":
+        sampler = SequentialSampler(encoded.inputs)
+    elif sampler is None:  # that of accelerate for a single process
+        sampler = SeedableRandomSampler(encoded.inputs, data_seed=arguments.data_seed)
+    size, rank = arguments.train_batch_size, arguments.process_index
+    return SharedBatches(sampler, size, arguments.world_size, rank, arguments.dataloader_drop_last)
 
 
 def first_batches(

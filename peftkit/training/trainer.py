@@ -75,6 +75,8 @@ class ScoringTrainer(SplittingTrainer):
             # accumulated batches if the model accepts any keyword, as many models do
             self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = self.divides_loss = True  # `compute_loss` does
+        self.spare: Any = None  # a batch that must not count, see `SharedBatches`
+        self.is_spare = False  # whether that is the current one
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         if log_file is not None:
@@ -158,12 +160,21 @@ class ScoringTrainer(SplittingTrainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, torch.Tensor | int | None]:
         """Return the batches of an optimizer step, and over how many terms of all processes its loss is the mean."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches, items = super().get_batch_samples(self._with_spare(epoch_iterator), num_batches, device)
         self.divides_loss = items is None  # otherwise the model or TRL divides by the tokens
         if self.divides_loss and batches:
-            total = torch.stack([self._terms(batch).to(device) for batch in batches]).sum()
-            items = self.accelerator.reduce(total, "sum")  # type: ignore[assignment]
+            terms = [self._terms(batch).to(device) * (batch is not self.spare) for batch in batches]
+            items = self.accelerator.reduce(torch.stack(terms).sum(), "sum")  # type: ignore[assignment]
         return batches, items
+
+    def _with_spare(self, batches: Iterator) -> Iterator:
+        """Note the batch that must not count; where the model or TRL counts tokens, it loses its labels."""
+        for batch in batches:
+            if getattr(self.train_sampler, "lacks_last", False) and self.accelerator.gradient_state.end_of_dataloader:
+                self.spare = batch
+                if self.model_accepts_loss_kwargs and "labels" in batch:
+                    batch["labels"] = torch.full_like(batch["labels"], -100)
+            yield batch
 
     def _terms(self, batch: Mapping[str, Any]) -> torch.Tensor:
         if isinstance(self.loss, WeightedLoss):
@@ -175,6 +186,7 @@ class ScoringTrainer(SplittingTrainer):
 
         A frozen forward pass stays with sdpa, which is faster without gradients.
         """
+        self.is_spare = inputs is self.spare
         configs = self._sdpa_configs if self.chooses_attention and is_short(inputs) else []
         self.eager_batches += bool(configs)
         with eager_attention(configs):
@@ -195,7 +207,10 @@ class ScoringTrainer(SplittingTrainer):
         if num_items_in_batch is None or not self.divides_loss:
             return self._mean_loss(model, inputs, *args, num_items_in_batch=num_items_in_batch, **kwargs)
         share = self._terms(inputs) / num_items_in_batch * self.accelerator.num_processes  # gradients are averaged
-        return self._mean_loss(model, inputs, *args, **kwargs) * share
+        loss = self._mean_loss(model, inputs, *args, **kwargs)
+        if self.is_spare:
+            return loss * 0
+        return torch.where(share > 0, loss * share, 0.0)  # the mean of no terms is NaN
 
     def _mean_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if self.loss is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 
 import numpy as np
 import pytest
 
-from peftkit.data.samplers import TokenBudgetSampler, equal_token_cuts
+from peftkit.data.samplers import LengthGroupedSampler, SharedBatches, TokenBudgetSampler, batches_of, equal_token_cuts
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +60,23 @@ def test_cuts_are_the_best_of_all() -> None:
         cuts = equal_token_cuts(lengths, number)
         assert len(set(cuts)) == number - 1
         assert largest(tuple(cuts)) == min(map(largest, combinations(range(1, 9), number - 1)))
+
+
+@pytest.mark.parametrize(("number", "drop_last"), [(24, False), (29, False), (25, False), (29, True)])
+def test_processes_share_the_batches_of_one(lengths: np.ndarray, number: int, drop_last: bool) -> None:
+    def order() -> LengthGroupedSampler:
+        return LengthGroupedSampler(lengths[:number], 12, seed=3)
+
+    shares = [SharedBatches(order(), 4, 3, rank, drop_last) for rank in range(3)]
+    for epoch in range(2):
+        for each in shares:
+            each.epoch = epoch
+        found = [list(each) for each in shares]
+        assert {len(each) for each in found} == {len(shares[0])}
+        if shares[2].lacks_last:
+            assert [found[2].pop(), number] == [order().order(epoch)[24:25].tolist(), 25]
+        if shares[1].lacks_last:
+            found[1].pop()
+        whole = batches_of(order().order(epoch), 12)[: number // 12 + (number % 12 > 0 and not drop_last)]
+        together = [[*chain(*(each[step] for each in found if step < len(each)))] for step in range(len(whole))]
+        assert together == [batch.tolist() for batch in whole]
