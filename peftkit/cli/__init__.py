@@ -1,6 +1,7 @@
 """The command line: overrides are validated before torch loads, then the runs start."""
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from peftkit.jobs.sequential import SequentialSeeds
 from peftkit.jobs.workers import number_of_workers
 
 __all__ = ["main"]
+
+SIZES = {"WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"}  # of torchrun, and of MPI
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -91,12 +94,19 @@ def _check_process(arguments: Sequence[str]) -> None:
     """Check what every command needs.
 
     Raises:
-        UserError: the working folder was deleted, or an argument is not UTF-8.
+        UserError: the working folder was deleted, an argument is not UTF-8, or accelerate started one of the processes
+            that were requested.
     """
     try:
         Path.cwd()
     except OSError as error:
         raise UserError("the working folder does not exist any more; change to another one") from error
+    if "MASTER_PORT" in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ and not os.environ.keys() & SIZES:
+        typed = shlex.join(arguments)
+        raise UserError(
+            "accelerate launch started a single process, although several were requested; use torchrun "
+            f"--nproc_per_node 2 -m peftkit {typed}, or for a single one python -m peftkit {typed}"
+        )
     for number, argument in enumerate(arguments, start=1):
         if not is_text(argument):
             raise UserError(f"argument {number}, {argument!r}, is not UTF-8; rename the file or retype the text")
