@@ -25,7 +25,7 @@ from peftkit.cli.sweep_status import (
     write_status,
 )
 from peftkit.config import UserError, error_summary
-from peftkit.config.console import log, log_assumptions
+from peftkit.config.console import is_main_process, log, log_assumptions, number_of_processes
 from peftkit.config.errors import BusyError
 from peftkit.config.imports import end_imports
 from peftkit.config.jobs import JOBS
@@ -101,7 +101,7 @@ class SweepRunner:
     @property
     def _may_postpone(self) -> bool:
         is_sweep = self.number_of_runs > 1 and self.status_folder is None and self.sequential is None
-        return is_sweep and int(os.environ.get("WORLD_SIZE", "1")) == 1
+        return is_sweep and number_of_processes() == 1
 
     def _run(self, start: Callable[[], float]) -> float:
         """Return the score of a run that is started, -inf where it fails."""
@@ -195,7 +195,8 @@ class SweepRunner:
 
     def fail(self, exit_code: int, message: str) -> None:
         """Print why a run failed; the first exit code is the command's."""
-        print(f"peftkit: {message}", file=sys.stderr)
+        if is_main_process():
+            print(f"peftkit: {message}", file=sys.stderr)
         self.exit_code = self.exit_code or exit_code
         if self.status_folder is not None:
             write_status(RunStatus(exit_code=exit_code, message=message), self.status_folder)

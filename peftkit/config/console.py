@@ -18,6 +18,11 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def number_of_processes() -> int:
+    """Return how many processes train a run together, as under torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def assume(text: str, waits: bool = False) -> None:
     """Record what was assumed about data; it is logged once, with the next message, and not if an error is next.
 

@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from peftkit.config.console import number_of_processes
+
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 
@@ -54,8 +56,7 @@ def interruptible(repeats: bool = True, replaces: bool = True) -> Iterator[None]
     if _STATE.process == os.getpid() or threading.current_thread() is not threading.main_thread():
         yield
         return
-    is_alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    _STATE.process, _STATE.received, _STATE.repeats = os.getpid(), 0, repeats and is_alone
+    _STATE.process, _STATE.received, _STATE.repeats = os.getpid(), 0, repeats and number_of_processes() == 1
     before = {number: signal.getsignal(number) for number in SIGNALS}
     ours = [number for number, old in before.items() if old in DEFAULTS or (replaces and old != signal.SIG_IGN)]
     try:

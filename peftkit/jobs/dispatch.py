@@ -39,7 +39,9 @@ def run_job(
         stack.enter_context(open_code(config.allow_code or ()))
         if job.loads_model:
             from peftkit.pipeline.libraries import library_settings
+            from peftkit.pipeline.processes import one_outcome
 
+            stack.enter_context(one_outcome())
             stack.enter_context(library_settings(config.source, config.threads))
         if config.generates_data:
             from peftkit.jobs.generate import with_generated_data

@@ -33,6 +33,7 @@ from peftkit.pipeline.export import artifact_bytes, export_artifact, save_prompt
 from peftkit.pipeline.frozen import reused_states
 from peftkit.pipeline.main_process import follow_main_process
 from peftkit.pipeline.measures import compare_language, mean_bits_per_byte, measure_latency
+from peftkit.pipeline.processes import one_outcome
 from peftkit.pipeline.report import FILE as REPORT
 from peftkit.pipeline.report import try_report
 from peftkit.pipeline.sources import describe_sources, device_name, execution_setup, warn_substitutions
@@ -101,12 +102,13 @@ def _train(context: RunContext) -> None:
                 run_folder.delete_files(folder)
             run_folder.clear_torn(folder)
             run_folder.write_config(folder, config)
-        if config.is_cross_validation:
-            cross_validate(context, _train_fold)
-            _finish(context, None)
-        else:
-            _choose_settings(context)
-            _run_stages(context)
+        with one_outcome(lambda error: record_failure(folder, context.result, error, context.check_folder)):
+            if config.is_cross_validation:
+                cross_validate(context, _train_fold)
+                _finish(context, None)
+            else:
+                _choose_settings(context)
+                _run_stages(context)
     except BaseException as error:
         failed = cause_of(error, folder, context.check_folder)
         if is_main_process():

@@ -1,17 +1,14 @@
 """Decisions of the main process that the other processes of a run follow."""
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
-from torch.distributed import rendezvous
-
+from peftkit.compat.processes import shared_store
 from peftkit.config import UserError, error_summary
-from peftkit.config.console import is_main_process
+from peftkit.config.console import is_main_process, number_of_processes
 
 POLL_SECONDS = 0.1
 _DECISIONS: Counter[str] = Counter()  # by name, equally many in each process
@@ -27,9 +24,9 @@ def follow_main_process(name: str, decide: Callable[[], Any]) -> Any:
     Raises:
         UserError: it raised one; or, in the other processes, any error.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if number_of_processes() == 1:
         return decide()
-    store = _store()
+    store = shared_store()
     key = f"peftkit/{name}/{_DECISIONS[name]}"
     _DECISIONS[name] += 1
     if is_main_process():
@@ -46,10 +43,3 @@ def follow_main_process(name: str, decide: Callable[[], Any]) -> Any:
     if "error" in answer:
         raise UserError(f"process 0: {answer['error']}")
     return answer["found"]
-
-
-@lru_cache(maxsize=1)
-def _store() -> Any:
-    """Return the key-value store of torchrun, or that of process 0 where the launcher has none."""
-    store, _, _ = next(rendezvous("env://"))
-    return store

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from peftkit.config import MethodConfig, Refusal, RunConfig, UserError
-from peftkit.config.console import is_main_process, log
+from peftkit.config.console import is_main_process, log, number_of_processes
 from peftkit.config.shared import shared
 from peftkit.config.source import PICKLED, Source, fingerprint
 from peftkit.data import offline_corpus
@@ -127,7 +127,7 @@ def execution_setup(config: RunConfig, is_split: bool = False) -> dict[str, Any]
         is_split: whether the validation split is a part of the training split.
     """
     found: dict[str, Any] = {
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": number_of_processes(),
         "precision": precision_of(config.train),
     }
     if (is_split or config.early_stopping.patience is not None) and example_reader(config.task).is_stratified:

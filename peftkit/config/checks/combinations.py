@@ -1,11 +1,11 @@
 """Checks of model, method, task and training settings against each other."""
 
-import os
 import re
 from collections.abc import Iterator
 
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.checks.values import value_of
+from peftkit.config.console import number_of_processes
 from peftkit.config.errors import Refusal, refusal
 from peftkit.config.families import declared_family, suggested_model
 from peftkit.config.jobs import JOBS
@@ -193,8 +193,8 @@ def _teacher_errors(run: RunConfig) -> Iterator[str]:
 
 
 def _process_errors(run: RunConfig) -> Iterator[str]:
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if run.workers not in (None, 1) and processes != "1":
+    processes = number_of_processes()
+    if run.workers not in (None, 1) and processes > 1:
         wrong = f"workers={run.workers} starts a process for each run, but these are {processes} processes of one run"
         yield refusal(wrong, "~workers")
 
