@@ -21,6 +21,7 @@ from peftkit.config import UserError, error_summary, is_text
 from peftkit.config.imports import start_imports
 from peftkit.config.shared import sharing
 from peftkit.config.signals import exit_code, interruptible
+from peftkit.config.write_failures import unwritable
 from peftkit.jobs.sequential import SequentialSeeds
 from peftkit.jobs.workers import number_of_workers
 
@@ -77,6 +78,12 @@ def _run_command(arguments: list[str]) -> int:
             hydra_arguments = _hydra_arguments(command, composer, runner)
     except UserError as error:
         return _print_errors([str(error)])
+    try:
+        if "hydra.mode=MULTIRUN" in hydra_arguments:  # Hydra's sweeper shows a traceback where it cannot make it
+            Path(runner.out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _print_errors([str(unwritable(runner.out, error))])
+        return 1
     try:
         with sharing():
             _run_hydra(hydra_arguments, runner)

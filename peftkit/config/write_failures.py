@@ -10,7 +10,7 @@ from peftkit.config.errors import UserError, WriteError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK = {*NO_ROOM, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN}
-PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM}  # faults of the disk only for files of the run
+PLACE = {errno.ENOTDIR, errno.EACCES, errno.EPERM}  # faults of the disk only for files of the run
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # of safetensors and tokenizers
 TORCH_WRITER = ("PytorchStreamWriter", "inline_container", "iostream error", "Parent directory")  # of torch.save
 
@@ -36,7 +36,8 @@ def write_failure(error: BaseException, folder: Path) -> WriteError | None:
         if isinstance(each, OSError) and each.errno is not None:
             path = Path(each.filename if isinstance(each.filename, str) else folder)
             is_inside = each is error and path.absolute().is_relative_to(folder.absolute())
-            if each.errno in DISK or (each.errno in PLACE and is_inside):
+            has_vanished = each.errno == errno.ENOENT and not path.parent.exists()
+            if each.errno in DISK or (is_inside and (each.errno in PLACE or has_vanished)):
                 return unwritable(path, each)
         elif (found := RUST_ERROR.search(str(each))) is not None and int(found[1]) in DISK | PLACE:
             return unwritable(folder, OSError(int(found[1]), os.strerror(int(found[1]))))
