@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
@@ -113,6 +114,10 @@ class SamplerTrainer(Trainer):
                 if self.args.should_save:
                     self.state.save_to_json(str(written / TRAINER_STATE_NAME))
             self.place_checkpoint(written, target)
+        except (RuntimeError, SafetensorError) as error:
+            if (reason := write_error(written)) is not None:
+                raise reason from error
+            raise
         finally:
             self.writes_aside = False
             if self.args.should_save:  # what remains after an error may fill the disk
@@ -205,3 +210,16 @@ class PretokenizedDPOMixin:
 
     def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
         return dataset
+
+
+def write_error(folder: Path) -> OSError | None:
+    """Return why nothing can be written to a folder, None if something can; errors of torch.save have no reason."""
+    file = folder / "probe"
+    try:
+        try:
+            file.write_bytes(bytes(2**16))
+        finally:
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        return OSError(error.errno, error.strerror, str(folder))
+    return None

@@ -26,7 +26,7 @@ def write_failure(error: BaseException, folder: Path) -> WriteError | None:
     """Return the failed write in a folder from which an error follows, None if it follows from something else.
 
     Libraries raise errors of their own: safetensors with the number of the system's error in its text, torch.save
-    without any, so that the reason is what the folder has now.
+    without any.
     """
     if isinstance(error, UserError) or not isinstance(error, Exception):
         return None
@@ -42,7 +42,7 @@ def write_failure(error: BaseException, folder: Path) -> WriteError | None:
         elif (found := RUST_ERROR.search(str(each))) is not None and int(found[1]) in DISK | PLACE:
             return unwritable(folder, OSError(int(found[1]), os.strerror(int(found[1]))))
         elif isinstance(each, RuntimeError) and any(name in str(each) for name in TORCH_WRITER):
-            return unwritable(folder, _probe(folder) or OSError(str(each).splitlines()[0]))
+            return unwritable(folder, OSError(str(each).splitlines()[0]))
     return None
 
 
@@ -54,16 +54,3 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.append(following)
         yield following
         following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
-
-
-def _probe(folder: Path) -> OSError | None:
-    """Return why a file of 64 KiB cannot be written to a folder, None if it can be."""
-    file = folder / f".part-{os.urandom(4).hex()}"
-    try:
-        try:
-            file.write_bytes(bytes(2**16))
-        finally:
-            file.unlink(missing_ok=True)
-    except OSError as error:
-        return error
-    return None
