@@ -85,14 +85,6 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
     if before:
         training.reset_preparation(trainer)
     fit = training.fit(trainer, context.checkpoints)
-    if patience is None and fit.steps < trainer.state.max_steps:
-        raise RuntimeError(
-            f"training ended after {fit.steps} of {trainer.state.max_steps} steps; the same command resumes it"
-        )
-    if arguments.world_size > 1:
-        from peftkit.compat.fsdp import gather_shards  # takes a moment to import
-
-        gather_shards(bundle.model)
     if config.trial:
         context.result["curve"] = _curve(fit)
     parameters = count_parameters(bundle.model)

@@ -149,19 +149,3 @@ def test_a_record_cannot_name_other_files(tmp_path: Path) -> None:
     assert "expected an object" in str(damaged_file(tmp_path, []))
     os.mkfifo(tmp_path / "predictions.parquet")
     assert "is missing" in str(damaged_file(tmp_path, {"predictions.parquet": {"bytes": 0, "sha256": ""}}))
-
-
-def test_a_run_that_ends_early_is_not_finished(
-    tiny: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "stopper.py").write_text(
-        "from transformers import TrainerCallback\nclass Stop(TrainerCallback):\n"
-        "    def on_step_end(self, args, state, control, **_):\n        control.should_training_stop = True\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(RuntimeError, match="training ended after 1 of 3 steps"):
-        commands.finetune(*tiny("bert", "task=sst2", "allow_code=[stopper]", "train.report_to=[stopper.Stop]"))
-    (file,) = (tmp_path / "outputs").rglob("result.json")
-    assert json.loads(file.read_text())["meta"]["status"] == "failed"
-    shutil.rmtree(file.parent)
