@@ -27,6 +27,7 @@ from peftkit.models.frozen_weights import frozen_in
 from peftkit.training.callbacks import CheckpointedCallback, ProgressCallback, load_states
 from peftkit.training.checkpoints import load_state, newest_whole
 from peftkit.training.embedding_rows import used_rows
+from peftkit.training.micro_batches import is_out_of_memory
 from peftkit.training.trainer import ScoringTrainer, scores_of
 
 
@@ -186,6 +187,7 @@ def predict_scores(
 
     Raises:
         ValueError: a score is NaN or infinite.
+        MemoryError: memory ran out.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
     metrics, trainer.compute_metrics = trainer.compute_metrics, None  # the metrics are for the holdout
@@ -194,6 +196,12 @@ def predict_scores(
             started = time.perf_counter()
             scores = scores_of(trainer.predict(examples.select(order)).predictions)  # type: ignore[attr-defined]
             seconds = time.perf_counter() - started
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = trainer.args.per_device_eval_batch_size
+        smaller = f"train.per_device_eval_batch_size={size // 2}" if size > 1 else "a smaller task.max_length"
+        raise MemoryError(f"out of memory in scoring batches of {size}; set {smaller}") from error
     finally:
         trainer.compute_metrics = metrics
     if not np.isfinite(scores).all():

@@ -80,4 +80,4 @@ class StepTrainer(SamplerTrainer):
     @cached_property
     def _cpu_group(self) -> Any:
         """The processes, connected such that nothing waits for a GPU."""
-        return None if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")
+        return None if "gloo" in distributed.get_backend() else distributed.new_group(backend="gloo")

@@ -123,3 +123,14 @@ def test_another_error_is_not_taken_for_one_of_memory(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="the sizes do not match"):
         training.fit(trainer(tmp_path, OwnLoss(change)), tmp_path)
+
+
+def test_scores_that_need_too_much_memory_fail_with_what_to_type(tmp_path: Path) -> None:
+    def reader(model: torch.nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
+        raise MemoryError
+
+    own = trainer(tmp_path, per_device_eval_batch_size=4)
+    own.reader = reader
+    message = "out of memory in scoring batches of 4; set train.per_device_eval_batch_size=2"
+    with pytest.raises(MemoryError, match=message):
+        training.predict_scores(own, own.train_dataset, [6] * COUNT)
