@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.commands import check
+from helpers.fork_server import ForkServer
 from helpers.label_scores import label_scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -110,6 +112,21 @@ def test_a_gguf_file_is_dequantized_once_with_its_tokenizer_and_template(
     assert tokenizer.chat_template == TEMPLATE
     monkeypatch.setattr(gguf, "dequantize", None)  # not called again
     assert find_model(chosen(file), "offline") == source
+
+
+@pytest.mark.slow
+def test_a_run_on_a_gguf_file_is_loaded_again(
+    file: Path, tiny: Callable[..., list[str]], fork_server: ForkServer
+) -> None:
+    environment = {"PEFTKIT_HOME": str(file.parent / "home")}
+    trained = fork_server.run(
+        [*tiny("smollm2", "task=sst2", "method=lora"), f"model.checkpoint={file}"], file.parent, environment
+    )
+    assert trained.code == 0, trained.stderr
+    (result,) = (file.parent / "outputs").rglob("result.json")
+    assert json.loads(result.read_text())["gates"]["reload_difference"] <= 1e-4
+    done = fork_server.run(["job=predict", f"run={result.parent}", "input=a fine film"], file.parent, environment)
+    assert done.code == 0 and json.loads(done.stdout)["prediction"] in ("positive", "negative"), done.stderr
 
 
 def test_a_damaged_file_and_a_missing_package_are_refused(
