@@ -19,7 +19,7 @@ check-all: lint  ## everything, including the slow tests
 parity:  ## compare the methods with plain PEFT and the adapters library (docs/explanation/parity.md)
 	$(PYTHON) -m pytest -m '' tests/parity
 
-check-gpu:  ## what one NVIDIA GPU shows in ten minutes, into outputs/gpu/gpu.md (without one, what a CPU can do)
+check-gpu:  ## what one NVIDIA GPU shows, sized for ten minutes, into outputs/gpu/gpu.md (without one, what a CPU can do)
 	$(PYTHON) -m pytest -rs -m gpu tests/test_gpu.py && $(PYTHON) tests/benchmarks/gpu.py
 
 matrix:  ## try every method on every model and head, and write docs/reference/matrix.md (minutes)

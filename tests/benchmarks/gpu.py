@@ -1,4 +1,4 @@
-"""What one NVIDIA GPU shows in ten minutes: every method trains, saves, reloads and predicts on it, in every precision.
+"""What one NVIDIA GPU shows, sized for ten minutes: every method trains, saves, reloads and predicts on it, in every precision.
 
     python tests/benchmarks/gpu.py [--out FOLDER] [CHECK ...]        # all checks by default; make check-gpu
 
