@@ -66,7 +66,8 @@ class TrainingStep:
 
     def collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return a batch on the trainer's device."""
-        return self.trainer.prepare_inputs(self.trainer.data_collator([dict(each) for each in examples]))
+        collate = (self.is_trained and self.trainer.train_collator) or self.trainer.data_collator
+        return self.trainer.prepare_inputs(collate([dict(each) for each in examples]))
 
     def run(self, batch: dict[str, Any]) -> None:
         """Train on a batch, or score it."""

@@ -98,10 +98,14 @@ def make_trainer(
 ) -> training.ScoringTrainer:
     """Return the trainer of a run's model and encoded training examples."""
     warn_compilation(arguments)
+    collate, own = bundle.format.collator(), None
+    if config.collator is not None:
+        own = SeededCollator(instantiate(config.collator, collate), config.seed)
     trainer = trainer_factory(config, bundle, arguments)(
         model=bundle.model,
         args=arguments,
-        data_collator=_collator(config, bundle),
+        data_collator=collate,
+        train_collator=own,
         train_dataset=examples,
         reader=output_reader(bundle),
         schedule=bundle.schedule,
@@ -120,14 +124,6 @@ def warn_compilation(arguments: Any) -> None:
     """Log that compiled steps do not pay on a CPU: docs/explanation/training-step.md has the figures."""
     if arguments.torch_compile and arguments.device.type == "cpu":
         log("!! train.torch_compile: on a CPU, compiling takes minutes that its steps do not make up for; drop it")
-
-
-def _collator(config: RunConfig, bundle: TrainingBundle) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """Return the collator of training: that of the task, or one of the user's own, which gets it."""
-    collate = bundle.format.collator()
-    if config.collator is None:
-        return collate  # type: ignore[no-any-return]
-    return SeededCollator(instantiate(config.collator, collate), config.seed)
 
 
 def train_sampler(

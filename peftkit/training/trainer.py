@@ -46,10 +46,12 @@ class ScoringTrainer(SplittingTrainer):
 
     Args:
         patience: epochs without a better score until training stops.
+        train_collator: of training batches; None: `data_collator`, as for all others.
         settings: the keyword arguments of HF's Trainer.
     """
 
     optimizer: torch.optim.Optimizer | None
+    data_collator: Any
 
     def __init__(
         self,
@@ -60,9 +62,11 @@ class ScoringTrainer(SplittingTrainer):
         loss: ModelFunction | None = None,
         patience: int | None = None,
         log_file: Path | None = None,
+        train_collator: Any = None,
         **settings: Any,
     ) -> None:
         self.reader, self.train_sampler, self.schedule, self.loss = reader, train_sampler, schedule, loss
+        self.train_collator = train_collator
         self.scoring: Stage | None = None  # counts the examples
         self.loraplus_lr_ratio: float | None = None  # the learning rate of LoRA's matrices B over that of A
         self.chooses_attention = False  # eager for short batches on a CPU
@@ -84,11 +88,19 @@ class ScoringTrainer(SplittingTrainer):
         train = settings.get("train_dataset")
         if train is not None and is_adalora(settings["model"]):
             self.add_callback(RankAllocationCallback(settings["model"].base_model))
-        for each in (train, train_sampler, settings.get("data_collator")):
+        for each in (train, train_sampler, train_collator):
             if hasattr(each, "epoch"):
                 self.add_callback(SetEpochCallback(each))
         if schedule is not None:
             self.add_callback(ScheduleCallback(schedule, self.log))
+
+    def get_train_dataloader(self) -> Any:
+        collator = self.data_collator
+        self.data_collator = self.train_collator or collator
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
 
     def set_initial_training_values(self, args: TrainingArguments, dataloader: Any) -> Any:
         """Plan no epoch for a resumed training that has ended, where upstream would take one more step."""

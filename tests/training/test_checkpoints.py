@@ -76,7 +76,8 @@ def trainer_of(kind: str, folder: Path, **settings: Any) -> training.ScoringTrai
     examples = Dataset.from_dict({"input_ids": ids, "labels": [number % 2 for number in range(12)]})
     return training.ScoringTrainer(
         model=model, args=arguments, train_dataset=examples,
-        data_collator=SeededCollator(with_noise, seed=0) if kind == "collator" else default_data_collator,
+        data_collator=default_data_collator,
+        train_collator=SeededCollator(with_noise, seed=0) if kind == "collator" else None,
         eval_dataset=examples, reader=OutputReader("logits"), schedule=schedule, patience=2 if stops else None,
         compute_metrics=(lambda found: {"score": float(np.abs(found.predictions).mean())}) if stops else None,
     )  # fmt: skip
@@ -230,6 +231,24 @@ def test_a_training_that_had_ended_takes_no_step(name: str, tmp_path: Path) -> N
     if name == "moved":
         folder = folder.rename(tmp_path / "elsewhere")
     check(outcome(trainer_of(kind, folder, **settings), folder), expected, name)
+
+
+def test_the_collator_of_training_is_not_that_of_scoring(tmp_path: Path) -> None:
+    trainer = trainer_of("collator", tmp_path)
+    assert trainer.get_train_dataloader().collate_fn is trainer.train_collator
+    assert trainer.get_eval_dataloader().collate_fn is default_data_collator
+
+
+def test_random_numbers_of_a_collator_depend_on_seed_epoch_and_examples_only() -> None:
+    examples = [{"input_ids": list(range(3, 40)), "labels": 0}]
+    collate = SeededCollator(with_noise, seed=0)
+    torch.manual_seed(0)
+    expected, first = torch.rand(2), collate(examples)["input_ids"]
+    torch.manual_seed(0)
+    assert same(collate(examples)["input_ids"], first) and same(torch.rand(2), expected)
+    collate.epoch = 1
+    assert not same(collate(examples)["input_ids"], first)
+    assert not same(SeededCollator(with_noise, seed=1)(examples)["input_ids"], first)
 
 
 def test_a_training_that_a_callback_ends_is_not_finished(tmp_path: Path) -> None:
