@@ -135,9 +135,9 @@ def test_training_goes_on_from_what_a_kill_leaves(kind: str, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_goes_on_from_whatever_a_kill_leaves(kind: str, tmp_path: Path) -> None:
+def test_training_goes_on_from_much_that_a_kill_leaves(kind: str, tmp_path: Path) -> None:
     images, expected = images_of(kind, tmp_path)
-    for image in images:
+    for image in random.Random(1).sample(images, 10 * SAMPLE):
         image.write(tmp_path / "killed")
         check(outcome(trainer_of(kind, tmp_path / "killed"), tmp_path / "killed"), expected, image.operation)
 
