@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from transformers.trainer_utils import sort_checkpoints
 
 from peftkit.compat.trainer import ASIDE
 from peftkit.config.console import log
+from peftkit.paths import sync
 
 MANIFEST = "manifest.json"  # of a checkpoint: the size and the SHA-256 of each other file
 STATE = "trainer_state.json"  # transformers' file
@@ -22,7 +22,7 @@ def place(written: Path, target: Path) -> None:
     write_manifest(written)
     remove(target)
     written.rename(target)
-    _flush(target.parent)
+    sync(target.parent)
 
 
 def write_manifest(checkpoint: Path) -> None:
@@ -30,7 +30,7 @@ def write_manifest(checkpoint: Path) -> None:
     files = {name: {"bytes": path.stat().st_size, "sha256": _hash(path)} for name, path in _files(checkpoint).items()}
     (checkpoint / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
     for path in [*checkpoint.rglob("*"), checkpoint]:
-        _flush(path)
+        sync(path)
 
 
 def remove(checkpoint: Path) -> None:
@@ -125,12 +125,3 @@ def _files(checkpoint: Path) -> dict[str, Path]:
 def _hash(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Write a file or the names in a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
