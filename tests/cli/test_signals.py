@@ -56,7 +56,11 @@ def weights(folder: Path) -> bytes:
 
 @pytest.mark.parametrize(
     ("name", "code"),
-    [("SIGTERM", 143), ("SIGINT", 130), pytest.param("SIGHUP", 129, marks=pytest.mark.slow)],
+    [
+        ("SIGTERM", 143),
+        pytest.param("SIGINT", 130, marks=pytest.mark.slow),
+        pytest.param("SIGHUP", 129, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_is_interrupted_is_completed_to_the_bit(
     command: Callable[..., Finished], tmp_path: Path, name: str, code: int

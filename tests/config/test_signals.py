@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
+from typing import IO
 
 import psutil
 import pytest
 
 from peftkit.config.signals import SIGNALS, Interrupted, deferred, exit_code, interruptible, pending
+from peftkit.pipeline import verifier_process
 
 
 def send(number: int) -> None:
@@ -78,18 +78,33 @@ def test_a_second_signal_is_the_launchers_under_torchrun(monkeypatch: pytest.Mon
     assert len(steps) == 2
 
 
+def echo(requests: IO[str], responses: IO[str]) -> None:
+    for line in requests:
+        print(line, file=responses, flush=True)
+
+
 def test_the_verifier_process_has_its_own_session_and_ends_with_its_parent() -> None:
-    program = (
-        "import os, signal; from peftkit.pipeline import verifier_process as v\n"
-        "v.fork(lambda requests, responses: [print(line, file=responses, flush=True) for line in requests])\n"
-        "v._RUNNING[0].requests.write('{}\\n'); v._RUNNING[0].requests.flush(); v._RUNNING[0].responses.readline()\n"
-        "pid = v._RUNNING[0].pid; print(pid, os.getsid(pid) == pid, flush=True)\n"
-        "os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
-    pid, is_leader = out.split()
-    assert is_leader == "True"
+    out, into = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            verifier_process.fork(echo)
+            (process,) = verifier_process._RUNNING
+            process.requests.write("{}\n")
+            process.requests.flush()
+            process.responses.readline()  # it serves
+            os.write(into, f"{process.pid} {os.getsid(process.pid)}".encode())
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    pid, session = map(int, os.read(out, 99).split())
+    assert pid == session
     deadline = time.monotonic() + 10
-    while psutil.pid_exists(int(pid)) and time.monotonic() < deadline:
+    while has_not_ended(pid):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+
+
+def has_not_ended(pid: int) -> bool:
+    """Return whether a process runs; one that nothing waits for remains as a zombie."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

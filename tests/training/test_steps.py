@@ -78,8 +78,10 @@ def out_of_memory_above(size: int, error: type[Exception]) -> OwnLoss:
     return OwnLoss(change)
 
 
-@pytest.mark.parametrize("error", [RuntimeError, MemoryError, torch.OutOfMemoryError])
-@pytest.mark.parametrize(("size", "accumulated", "part"), [(2, 1, 2), (1, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize(
+    ("error", "size", "accumulated", "part"),
+    [(RuntimeError, 2, 1, 2), (MemoryError, 1, 1, 1), (torch.OutOfMemoryError, 2, 2, 2)],
+)
 def test_batches_that_do_not_fit_are_computed_in_parts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], error: type[Exception], size: int, accumulated: int, part: int
 ) -> None:
