@@ -1,9 +1,11 @@
 """Killed commands, repeated: whether they end like commands that were not killed; the figures of docs/results/reliability.md.
 
-python tests/benchmarks/faults.py OUT [images|kills ...] [--kinds lora full] [--kills 100]       # hours; Linux
+python tests/benchmarks/faults.py OUT [images|kills|pairs|disks|writes ...] [--kinds lora full] [--kills 100]     # hours; Linux, root
 
 images: what a kill at every file operation of a command leaves of its folder (tests/helpers/crash_images.py): all of most
 kinds, a seeded tenth of prefix and qlora. kills: SIGKILL at random moments, up to three times before the command may end.
+pairs: the same command twice at once. disks: file systems of 30 sizes, enlarged before the command is repeated. writes: an
+input/output error at each write of Python code. The last three are those of lora, pairs also of a sweep.
 Each try is stored in OUT/tries.jsonl when it is made, and the same command goes on after those; without faults the tables
 are printed.
 """
@@ -16,25 +18,33 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from helpers.fork_server import ForkServer
-from helpers.unbroken import KINDS, command_of, healed, record
+from helpers.disks import remount, small_disk
+from helpers.fork_server import Finished, ForkServer
+from helpers.simultaneous import run_together
+from helpers.unbroken import KINDS, command_of, differences, healed, outcome, record
 
 TENTH = ("prefix", "qlora")
+PARTS = ("images", "kills", "pairs", "disks", "writes")
+PAIRS = {"lora": 14, "sweep": 6}
+SIZES = [round(4 * 1.24**number) for number in range(30)]  # kB, to 2,055
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("what", nargs="*", default=["images", "kills"], choices=["images", "kills"])
+    parser.add_argument("what", nargs="*", help=", ".join(PARTS))
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--kills", type=int, default=100)
     given = parser.parse_args()
+    given.what = given.what or PARTS
+    assert {*given.what} <= {*PARTS}, f"one of {PARTS}"
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / "tries.jsonl"
     tried = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -72,39 +82,113 @@ def tries(given: argparse.Namespace, work: Path, done: set[tuple[str, str, int]]
         shutil.rmtree(folder / "out")
         (folder / "out").mkdir()
         whole, _ = healed(server, kind, checkpoint, folder, expected)
-        for number in range(-(-given.kills // len(given.kinds))) if "kills" in given.what else ():
-            if ("kills", kind, number) not in done:
-                yield kill(server, kind, checkpoint, folder, expected, number, whole.seconds)
+        others: dict[str, tuple[int, Callable[[int], dict[str, Any]]]] = {
+            "kills": (
+                -(-given.kills // len(given.kinds)),
+                partial(kill, server, kind, checkpoint, folder, expected, whole),
+            ),
+            "pairs": (PAIRS.get(kind, 0), partial(pair, server, kind, checkpoint, folder, expected)),
+        }
+        if kind == "lora":
+            others["disks"] = len(SIZES), partial(disk, server, kind, checkpoint, folder, expected)
+            others["writes"] = (
+                writes(server, kind, checkpoint, folder),
+                partial(write, server, kind, checkpoint, folder, expected),
+            )
+        for what, (count, attempt) in others.items():
+            for number in range(count) if what in given.what else ():
+                if (what, kind, number) not in done:
+                    clear(folder / "out")
+                    yield {"what": what, "kind": kind, "number": number, "of": count, **attempt(number)}
     server.close()
 
 
+def clear(out: Path) -> None:
+    shutil.rmtree(out)
+    out.mkdir()
+
+
 def kill(
-    server: ForkServer, kind: str, checkpoint: Path, folder: Path, expected: dict[str, Any], number: int, seconds: float
+    server: ForkServer,
+    kind: str,
+    checkpoint: Path,
+    folder: Path,
+    expected: dict[str, Any],
+    whole: Finished,
+    number: int,
 ) -> dict[str, Any]:
     """Kill a command at one to three random moments, then let it end."""
     generator, out = random.Random(f"{kind} {number}"), folder / "out"
-    shutil.rmtree(out)
-    out.mkdir()
-    moments = [generator.uniform(0.02, seconds) for _ in range(generator.randint(1, 3))]
+    moments = [generator.uniform(0.02, whole.seconds) for _ in range(generator.randint(1, 3))]
     codes = [server.run(command_of(kind, checkpoint, out), folder, limit=moment).code for moment in moments]
     ended, wrong = healed(server, kind, checkpoint, folder, expected)
-    killed = sum(code == -9 for code in codes)
-    return {
-        "what": "kills", "kind": kind, "number": number, "killed": killed, "seconds": ended.seconds,
-        "wrong": wrong + [f"killed, exit code {code}" for code in codes if code not in (0, -9)],
-    }  # fmt: skip
+    wrong += [f"killed, exit code {code}" for code in codes if code not in (0, -9)]
+    return {"killed": sum(code == -9 for code in codes), "seconds": ended.seconds, "wrong": wrong}
+
+
+def pair(
+    server: ForkServer, kind: str, checkpoint: Path, folder: Path, expected: dict[str, Any], number: int
+) -> dict[str, Any]:
+    """Start a command twice, up to two seconds apart."""
+    command = command_of(kind, checkpoint, folder / "out")
+    ended = run_together(server, folder, (0, command), (random.Random(number).uniform(0, 2), command), limit=600)
+    trained = sum(" -> " in line for each in ended for line in each.stderr.splitlines() if " on mrpc, " in line)
+    wrong = [f"exit code {each.code}: {each.stderr[-500:]}" for each in ended if each.code]
+    wrong += [] if trained == len(expected) else [f"{trained} runs were trained, of {len(expected)}"]
+    return {"wrong": wrong or differences(outcome(folder / "out"), expected)}
+
+
+def disk(
+    server: ForkServer, kind: str, checkpoint: Path, folder: Path, expected: dict[str, Any], number: int
+) -> dict[str, Any]:
+    """Run on a file system of a size that may be too small, then on a larger one."""
+    with small_disk(folder / "out", f"{SIZES[number]}k") as out:
+        first = server.run(command_of(kind, checkpoint, out), folder, limit=600)
+        remount(out, "size=64m")
+        ended, wrong = healed(server, kind, checkpoint, folder, expected)
+    return {"code": first.code, "seconds": ended.seconds, "wrong": told(first, "No space left on device") + wrong}
+
+
+def writes(server: ForkServer, kind: str, checkpoint: Path, folder: Path) -> int:
+    """Return the number of writes of a command."""
+    clear(folder / "out")
+    ended = failing(server, kind, checkpoint, folder, -1)
+    assert ended.code == 0, ended.output
+    return int(ended.stdout.rpartition("writes: ")[2])
+
+
+def failing(server: ForkServer, kind: str, checkpoint: Path, folder: Path, number: int) -> Finished:
+    out = folder / "out"
+    arguments = [str(number), "EIO", str(out), *command_of(kind, checkpoint, out)]
+    return server.run(arguments, folder, limit=600, entry="helpers.disks:fail_at")
+
+
+def write(
+    server: ForkServer, kind: str, checkpoint: Path, folder: Path, expected: dict[str, Any], number: int
+) -> dict[str, Any]:
+    """Fail at a write, then at none."""
+    first = failing(server, kind, checkpoint, folder, number)
+    ended, wrong = healed(server, kind, checkpoint, folder, expected)
+    return {"code": first.code, "seconds": ended.seconds, "wrong": told(first, "Input/output error") + wrong}
+
+
+def told(ended: Finished, cause: str) -> list[str]:
+    """Return what is wrong with the end of a command on a disk that may have failed."""
+    wrong = ["a traceback"] if "Traceback" in ended.output else []
+    wrong += [] if ended.code in (0, 1) else [f"exit code {ended.code}"]
+    return wrong + ([f"without its cause: {ended.stderr[-300:]}"] if ended.code and cause not in ended.output else [])
 
 
 def table(tried: list[dict[str, Any]]) -> Iterator[str]:
     """Yield the lines of a table in Markdown."""
-    yield "| kind | images tried | of | kills | faults |\n|---|---|---|---|---|"
-    for kind in dict.fromkeys(each["kind"] for each in tried):
-        images, kills = (
-            [each for each in tried if (each["what"], each["kind"]) == (what, kind)] for what in ("images", "kills")
-        )
-        of = images[0]["of"] if images else 0
-        killed, faults = sum(each["killed"] for each in kills), sum(bool(each["wrong"]) for each in images + kills)
-        yield f"| {kind} | {len(images)} | {of} | {killed} in {len(kills)} commands | {faults} |"
+    yield "| what | kind | tried | of | notes | faults |\n|---|---|---|---|---|---|"
+    for what, kind in dict.fromkeys((each["what"], each["kind"]) for each in tried):
+        these = [each for each in tried if (each["what"], each["kind"]) == (what, kind)]
+        notes = f"{sum(each.get('killed', 0) for each in these)} kills" if what == "kills" else ""
+        if what in ("disks", "writes"):
+            notes = f"{sum(each['code'] == 1 for each in these)} ended with exit code 1"
+        faults = sum(bool(each["wrong"]) for each in these)
+        yield f"| {what} | {kind} | {len(these)} | {these[0].get('of', '')} | {notes} | {faults} |"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -55,6 +56,22 @@ def failing_write(folder: Path, at: int | None, code: int = errno.EIO) -> Iterat
         yield Faults.active
     finally:
         Faults.active = None
+
+
+def fail_at(arguments: list[str]) -> None:
+    """Run a command that fails at a write: a function for `ForkServer.run`.
+
+    Args:
+        arguments: the number of the write, or -1 to fail at none and print how many there are; the name of the error;
+            the folder; those of peftkit.
+    """
+    number, name, folder, *command = arguments
+    importlib.import_module("peftkit.pipeline.verify").fork_verifier()  # a fresh process would import all again
+    with failing_write(Path(folder), None if number == "-1" else int(number), getattr(errno, name)) as faults:
+        try:
+            importlib.import_module("peftkit.cli").main(command)
+        finally:
+            print(f"writes: {faults.count}", flush=True)
 
 
 def _audit(event: str, arguments: tuple) -> None:
