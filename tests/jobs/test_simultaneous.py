@@ -99,3 +99,30 @@ def test_a_search_and_its_pair_share_the_trials(tiny: Overrides, fork_server: Fo
     ended = run_together(fork_server, tmp_path, (0, [*command, "seed=0"]), (0.2, [*command, "seed=1"]))
     assert trained(ended) == 4  # two trials and two seeds
     assert len(runs(tmp_path / "outputs")) == 4
+
+
+@pytest.mark.slow
+def test_pairs_of_other_jobs_write_whole_files(tiny: Overrides, fork_server: ForkServer, tmp_path: Path) -> None:
+    train = tiny("bert", "task=sst2", "calibration.holdout=0.25")
+    (run,) = run_together(fork_server, tmp_path, (0, train))
+    assert run.code == 0, run.stderr
+    (folder,) = runs(tmp_path / "outputs")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"sentence": f"a film of {n} minutes"}) + "\n" for n in range(200)))
+    of_run, given = [f"run={folder}"], f"input={rows}"
+    jobs = {
+        "evaluate": (["job=evaluate", *of_run, "source=offline"], [folder / "evaluation-sst2.json", folder / "predictions-sst2.parquet"]),
+        "predict": (["job=predict", *of_run, given, f"output={tmp_path}/p.jsonl"], [tmp_path / "p.jsonl"]),
+        "embed": (["job=embed", *of_run, given, "embed.column=sentence", f"output={tmp_path}/e.npy"], [tmp_path / "e.npy"]),
+        "merge": (["job=merge", *of_run], [folder / "merged" / "model.safetensors"]),
+        "leaderboard": (["job=leaderboard", f"out={tmp_path}/outputs"], [tmp_path / "outputs/leaderboard/leaderboard.csv"]),
+    }  # fmt: skip
+    for name, (command, files) in jobs.items():
+        trained([*run_together(fork_server, tmp_path, (0, command), (0.1, command))])
+        together = [file.read_bytes() for file in files]
+        trained([*run_together(fork_server, tmp_path, (0, command))])
+        alone = [file.read_bytes() for file in files]
+        if name == "evaluate":  # it has the seconds that it took
+            together, alone = together[1:], alone[1:]
+        assert together == alone, name
+    runs(tmp_path / "outputs")
