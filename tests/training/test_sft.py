@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import torch
 from helpers import commands
 from helpers.commands import check, compose_config
 from helpers.conversations import conversation_examples
+from helpers.interruption import BreakOff
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peftkit import training
 from peftkit.cli.files import options_of
@@ -275,7 +277,7 @@ def test_a_base_in_four_bits_trains_an_adapter_in_full_precision(tiny: Overrides
 def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
     checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    ends = []
+    ends, logs = [], []
     for stops in ([None], [3, None]):
         folder = tmp_path / str(len(stops))
         for stop in stops:
@@ -283,7 +285,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
             encoded = setting.format.encode(setting.rows)
             settings = {
                 "learning_rate": 0.01, "num_train_epochs": 4, "per_device_train_batch_size": 3, "bf16": False,
-                "save_strategy": "steps", "save_steps": 1, "disable_tqdm": True, "report_to": "none",
+                "save_strategy": "steps", "save_steps": 1, "disable_tqdm": True, "report_to": "none", "logging_steps": 2,
             }  # fmt: skip
             trainer = training.sft_trainer(
                 setting.tokenizer, model=setting.model, args=training.training_arguments(settings, 0, folder),
@@ -291,19 +293,14 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
                 train_dataset=encoded.inputs, train_sampler=LengthGroupedSampler(encoded.lengths, 3, 0),
             )  # fmt: skip
             if stop is not None:
-                trainer.add_callback(StopAt(stop))
-            training.fit(trainer, folder)
+                trainer.add_callback(BreakOff(stop))
+            with nullcontext() if stop is None else pytest.raises(KeyboardInterrupt):
+                training.fit(trainer, folder)
+        logs.append([entry["mean_token_accuracy"] for entry in trainer.state.log_history[:-1]])
         ends.append({name: w.detach() for name, w in setting.model.named_parameters() if w.requires_grad})
     for name, weight in ends[0].items():
         torch.testing.assert_close(ends[1][name], weight, rtol=0, atol=0)
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        control.should_training_stop = control.should_training_stop or state.global_step >= self.step
+    assert logs[0] == logs[1] and len(logs[0]) > 2  # also of the entry whose steps the stop divides
 
 
 @pytest.mark.slow
