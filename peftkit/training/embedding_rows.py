@@ -22,6 +22,7 @@ from peftkit.training.trainer import ScoringTrainer
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")  # a zero gradient changes a row by the weight decay only
 MAX_SHARE = 0.5  # of the vocabulary that is used; above it, little is saved
 ROWS = 100_000  # of a dataset, read at once
+ROWS_IN_CACHE = 256  # of embeddings
 
 
 @contextmanager
@@ -50,7 +51,8 @@ class _Rows(TrainerCallback):
     """Word embeddings of which some rows are trained."""
 
     def __init__(self, embedding: nn.Embedding, ids: torch.Tensor) -> None:
-        self.embedding, self.all, self.ids, self.decay = embedding, embedding.weight, ids, 1.0
+        self.embedding, self.all, self.ids = embedding, embedding.weight, ids
+        self.decays: list[float] = []  # factors of the steps since all rows were written
         self.is_written = False
         embedding.register_buffer("all_rows", self.all.detach(), persistent=False)
         positions = torch.full((len(self.all),), -1, device=ids.device).index_copy_(
@@ -75,19 +77,21 @@ class _Rows(TrainerCallback):
         return nn.functional.embedding(index[ids], self.embedding.weight, self.padding)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **settings: Any) -> None:
-        """Count the weight decay of the rows that are not used."""
+        """Note the weight decay of the rows that are not used."""
         weight = self.embedding.weight
         for group in settings["optimizer"].param_groups:
-            if weight.grad is not None and any(each is weight for each in group["params"]):
-                self.decay *= 1 - group["lr"] * group["weight_decay"]
+            if group["weight_decay"] and weight.grad is not None and any(each is weight for each in group["params"]):
+                self.decays.append(1 - group["lr"] * group["weight_decay"])
 
     @torch.no_grad()
     def _write(self) -> None:
         """Make all rows those of the last step."""
         if not self.is_written:
-            self.all.mul_(self.decay)
+            for part in self.all.detach().split(ROWS_IN_CACHE):
+                for decay in self.decays:  # one by one: rounding must not depend on when checkpoints are written
+                    part.mul_(decay)
             self.all[self.ids] = self.embedding.weight
-            self.decay, self.is_written = 1.0, True
+            self.decays, self.is_written = [], True
 
     def _save(self, module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
         self._write()
@@ -97,7 +101,7 @@ class _Rows(TrainerCallback):
     def _load(self, module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         if (saved := state.get(f"{prefix}weight")) is not None:
             self.all.copy_(saved)
-            self.decay, self.is_written = 1.0, False
+            self.decays, self.is_written = [], False
             state[f"{prefix}weight"] = self.all.detach()[self.ids]
 
     def restore(self) -> None:
@@ -112,6 +116,8 @@ def _trained_embedding(trainer: ScoringTrainer) -> nn.Embedding | None:
     """Return the word embeddings that may be trained by rows, None if they may not."""
     model: Any = trainer.model
     arguments, embedding = trainer.args, model.get_input_embeddings()
+    if trainer.schedule is not None:  # it freezes and unfreezes the parameters that it was given
+        return None
     if type(embedding) is not nn.Embedding or embedding.max_norm or embedding.scale_grad_by_freq or embedding.sparse:
         return None
     weight = embedding.weight
