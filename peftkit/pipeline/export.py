@@ -49,6 +49,9 @@ def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab:
     base = run_folder.checkpoint_name(asdict(source)) if source.kind == "folder" else source.name
     file = artifact / "adapter_config.json"
     settings = {**json.loads(file.read_text(encoding="utf-8")), "base_model_name_or_path": base}
+    for name, value in vars(bundle.model.active_peft_config).items():
+        if isinstance(value, set):  # PEFT writes it in an order that differs from process to process
+            settings[name] = sorted(value)
     file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
     (artifact / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the run folder has the model card
     return artifact

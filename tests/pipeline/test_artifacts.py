@@ -1,4 +1,4 @@
-"""The files of an adapter name its base and contain no path of the machine that trained it."""
+"""The files of an adapter name its base, contain no path of the machine that trained it, and have a fixed order."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def test_an_adapter_names_its_base_without_a_path(tiny: Overrides, overrides: li
     (folder,) = commands.finetune(*tiny("bert", "task=sst2", "task.max_train_samples=8", *overrides))
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == name
+    assert config["target_modules"] == sorted(config["target_modules"]) and len(config["target_modules"]) > 3
     base = peftkit.load(folder)[0].get_base_model().config
     texts = [file.read_text(encoding="utf-8") for file in (folder / "adapter").rglob("*.json")]
     assert not [text for text in texts if str(base.name_or_path) in text or str(folder.parent) in text]
