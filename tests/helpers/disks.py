@@ -1,10 +1,11 @@
-"""Disks that fail: small ones, read-only ones, and errors at a chosen write."""
+"""Disks that fail: small ones, read-only ones, flipped bits, limits of a file, and errors at a chosen write."""
 
 from __future__ import annotations
 
 import errno
 import importlib
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,24 @@ def small_disk(place: Path, size: str) -> Iterator[Path]:
 
 def remount(place: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(place)], check=True, capture_output=True)
+
+
+def flip(file: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Refuse files above a size in bytes, also to code that is not Python's."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 class Faults:

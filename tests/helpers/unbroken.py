@@ -47,6 +47,14 @@ def command_of(kind: str, checkpoint: Path, out: Path) -> list[str]:
     ]
 
 
+def learned(folder: Path) -> tuple[Any, ...]:
+    """Return what a finished run learned: scores, predictions and weights."""
+    result = json.loads((folder / "result.json").read_text())
+    assert result["meta"]["status"] == "finished" and result["gates"]["reload_difference"] == 0
+    weights = [file.read_bytes() for file in sorted(folder.rglob("*.safetensors"))]
+    return result["scores"], pq.read_table(folder / "predictions.parquet").to_pydict(), weights
+
+
 def outcome(out: Path) -> dict[str, Any]:
     """Return what all runs below a folder end with: results without times, weights, predictions and logs."""
     found: dict[str, Any] = {}

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
-import resource
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from helpers import commands
-from helpers.disks import failing_write, remount, small_disk
+from helpers.disks import failing_write, largest_file, remount, small_disk
 from helpers.fork_server import ForkServer
+from helpers.unbroken import learned
 
 from peftkit.config.errors import WriteError
 from peftkit.jobs import finetune as job
@@ -22,24 +20,6 @@ from peftkit.jobs import finetune as job
 Overrides = Callable[..., list[str]]
 RUN = ("task=mrpc", "train.save_strategy=steps", "train.save_steps=1", "train.num_train_epochs=2", "method=lora")
 NAMES = {errno.EIO: "Input/output error", errno.EDQUOT: "Disk quota exceeded", errno.EROFS: "Read-only file system"}
-
-
-def content(folder: Path) -> tuple:
-    result = json.loads((folder / "result.json").read_text())
-    assert result["meta"]["status"] == "finished"
-    weights = [file.read_bytes() for file in sorted(folder.rglob("*.safetensors"))]
-    return result["scores"], pq.read_table(folder / "predictions.parquet").to_pydict(), weights
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Refuse files above a size, also to code that is not Python's."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("size", [600, *(pytest.param(n, marks=pytest.mark.slow) for n in (3_000, 20_000, 60_000))])
@@ -52,7 +32,7 @@ def test_a_write_that_no_library_completes_is_recorded(tiny: Overrides, tmp_path
         assert meta["status"] == "failed" and "cannot be written: File too large" in meta["reason"]
     (folder,) = commands.finetune(*overrides)
     (other,) = commands.finetune(*overrides, f"out={tmp_path}/unbroken")
-    assert content(folder) == content(other)
+    assert learned(folder) == learned(other)
 
 
 @pytest.mark.slow
@@ -68,10 +48,10 @@ def test_a_full_disk_heals(tiny: Overrides, tmp_path: Path, fork_server: ForkSer
         remount(disk, "size=64m")
         again = fork_server.run(command, tmp_path)
         assert again.code == 0, again.output
-        found = [content(file.parent) for file in sorted(disk.rglob("result.json"))]
+        found = [learned(file.parent) for file in sorted(disk.rglob("result.json"))]
         whole = fork_server.run([*command, f"out={tmp_path}/whole"], tmp_path)
         assert whole.code == 0
-        assert found == [content(file.parent) for file in sorted((tmp_path / "whole").rglob("result.json"))]
+        assert found == [learned(file.parent) for file in sorted((tmp_path / "whole").rglob("result.json"))]
 
 
 @pytest.mark.slow
@@ -100,7 +80,7 @@ def test_a_folder_that_vanishes_is_not_made_again(
     assert not list((tmp_path / "outputs").rglob("result.json"))
     monkeypatch.undo()
     (folder,) = commands.finetune(*tiny("bert", *RUN))
-    content(folder)
+    learned(folder)
 
 
 def fail_at(overrides: list[str], out: Path, number: int, code: int) -> bool:
@@ -122,8 +102,8 @@ def test_an_error_at_a_write_heals(tiny: Overrides, tmp_path: Path, part: float,
     overrides, out = tiny("bert", *RUN), tmp_path / "outputs"
     with failing_write(out, None) as faults:
         (folder,) = commands.finetune(*overrides)
-    whole = content(folder)
+    whole = learned(folder)
     shutil.rmtree(out)
     fail_at(overrides, out, round(part * faults.count), code)
     commands.finetune(*overrides)
-    assert content(folder) == whole
+    assert learned(folder) == whole

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers import commands
+from helpers.disks import flip
 
 import peftkit
 from peftkit.config import UserError
@@ -24,13 +25,6 @@ WEIGHTS = "adapter/adapter_model.safetensors"
 
 def record_of(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
-
-
-def flip(file: Path) -> None:
-    """Change one bit in the middle of a file."""
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
 
 
 @pytest.fixture

@@ -10,23 +10,15 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from helpers import commands
 from helpers.fork_server import ForkServer
 from helpers.simultaneous import Ended, run_together
+from helpers.unbroken import learned
 
 from peftkit.results import locks
 
 Overrides = Callable[..., list[str]]
-
-
-def content(folder: Path) -> tuple:
-    """Return what a run learned: scores, predictions and weights."""
-    result = json.loads((folder / "result.json").read_text())
-    assert result["meta"]["status"] == "finished" and result["gates"]["reload_difference"] == 0
-    weights = [file.read_bytes() for file in sorted(folder.rglob("*.safetensors"))]
-    return result["scores"], pq.read_table(folder / "predictions.parquet").to_pydict(), weights
 
 
 def runs(out: Path) -> list[Path]:
@@ -77,11 +69,11 @@ def test_a_pair_trains_once(tiny: Overrides, fork_server: ForkServer, tmp_path: 
     assert trained(ended) == 1
     assert sum("finished already: " in each.stderr for each in ended) == 1
     (folder,) = runs(tmp_path / "outputs")
-    found = content(folder)
+    found = learned(folder)
     (alone,) = run_together(fork_server, tmp_path, (0, [*command, f"out={tmp_path}/alone"]))
     assert alone.code == 0
     (other,) = runs(tmp_path / "alone")
-    assert content(other) == found and other.name == folder.name
+    assert learned(other) == found and other.name == folder.name
 
 
 @pytest.mark.slow
@@ -89,7 +81,7 @@ def test_a_pair_of_sweeps_trains_each_run_once(tiny: Overrides, fork_server: For
     command = ["-m", *tiny("bert", "task=mrpc", "train.num_train_epochs=8"), "seed=0,1,2,3"]
     ended = run_together(fork_server, tmp_path, (0, command), (0.5, command))
     assert trained(ended) == 4
-    assert len([content(folder) for folder in runs(tmp_path / "outputs")]) == 4
+    assert len([learned(folder) for folder in runs(tmp_path / "outputs")]) == 4
     assert any("is written by process" in each.stderr and "; this run comes last" in each.stderr for each in ended)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable
 
 import pytest
 import torch
+from helpers.two_processes import run_two
 from torch import distributed
 
 from peftkit.config import UserError
@@ -54,25 +53,7 @@ def processes(rank: int) -> None:
 
 
 def test_an_error_of_one_process_ends_the_block_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    for name, value in (("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(port))):
-        monkeypatch.setenv(name, value)
-    children = []
-    for rank in (1, 0):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                os.environ["RANK"] = str(rank)
-                processes(rank)
-                time.sleep(0.5 * (rank == 0))  # without torchrun, process 0 has the store
-                code = 0
-            finally:
-                os._exit(code)
-        children.append(child)
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    assert run_two(monkeypatch, processes) == [0, 0]
 
 
 def test_a_single_process_has_no_blocks() -> None:

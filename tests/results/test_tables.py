@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import datetime
 import json
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset
+from helpers.disks import largest_file
 
 from peftkit.config.errors import WriteError
 from peftkit.data.streaming import EmbeddingFileWriter
@@ -82,22 +80,11 @@ def test_nan_is_null_in_jsonl(tmp_path: Path) -> None:
     assert [*map(json.loads, lines)] == [{"x": None, "y": "café"}, {"x": 1.5, "y": "ff"}]
 
 
-@contextmanager
-def full_disk(size: int = 64) -> Iterator[None]:
-    """Let no file grow beyond `size` bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"x{ending}"
     file.write_text("earlier")
-    with full_disk(), pytest.raises(WriteError, match=f"x{ending} cannot be written: File too large; free space"):
+    with largest_file(64), pytest.raises(WriteError, match=f"x{ending} cannot be written: File too large; free space"):
         write_table(table(), file)
     assert file.read_text() == "earlier" and [*tmp_path.iterdir()] == [file]
 
@@ -106,7 +93,7 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path, ending: str) -> Non
 def test_embeddings_on_a_full_disk_leave_the_earlier_file(tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"x{ending}"
     file.write_text("earlier")
-    with full_disk(), pytest.raises(WriteError, match="cannot be written"), EmbeddingFileWriter(file) as writer:
+    with largest_file(64), pytest.raises(WriteError, match="cannot be written"), EmbeddingFileWriter(file) as writer:
         writer.add([0], ["text"], np.ones((1, 4096)), np.ones(1, bool))
     assert file.read_text() == "earlier" and [*tmp_path.iterdir()] == [file]
 

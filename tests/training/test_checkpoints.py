@@ -17,6 +17,7 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers.crash_images import CrashImages, Image
+from helpers.disks import flip
 from helpers.interruption import BreakOff
 from peft import AdaLoraConfig, LoraConfig
 from transformers import (
@@ -153,12 +154,6 @@ def test_a_checkpoint_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None
             for name in {Path(name).parts[0] for name, _ in named}:
                 assert checkpoints.damage(tmp_path / "killed" / name, processes=1) is None, image.operation
     assert len(seen) >= 3
-
-
-def flip(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
