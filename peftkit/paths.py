@@ -230,6 +230,12 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def _part_prefix(name: str) -> str:
     return f".part-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}-"
 

@@ -1,6 +1,5 @@
 """The files that a finished run ships, with their sizes and hashes in result.json, and whether they are still those."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -8,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from peftkit.paths import read_regular, sync
+from peftkit.paths import read_regular, sha256_of, sync
 
 WEIGHTS = ("adapter", "model", "prompt")  # folders of a run that a job loads
 PREDICTIONS = ("predictions.parquet", "calibration.parquet")
@@ -75,5 +74,4 @@ def _sha256_of(file: Path) -> str:
 @lru_cache(maxsize=1024)
 def _sha256(path: str, size: int, changed: int) -> str:
     """Return the SHA-256 of a file, which is read once per process unless size or time change."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(Path(path))

@@ -1,6 +1,5 @@
 """Checkpoints of training that are whole or not there: written aside, then named, with the hashes of their files."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from transformers.trainer_utils import sort_checkpoints
 
 from peftkit.compat.trainer import ASIDE
 from peftkit.config.console import log
-from peftkit.paths import sync
+from peftkit.paths import sha256_of, sync
 
 MANIFEST = "manifest.json"  # of a checkpoint: the size and the SHA-256 of each other file
 STATE = "trainer_state.json"  # transformers' file
@@ -27,7 +26,9 @@ def place(written: Path, target: Path) -> None:
 
 def write_manifest(checkpoint: Path) -> None:
     """Write the manifest of a checkpoint, and all of its files, to the disk."""
-    files = {name: {"bytes": path.stat().st_size, "sha256": _hash(path)} for name, path in _files(checkpoint).items()}
+    files = {
+        name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in _files(checkpoint).items()
+    }
     (checkpoint / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
     for path in [*checkpoint.rglob("*"), checkpoint]:
         sync(path)
@@ -112,7 +113,7 @@ def _wrong_files(found: dict[str, Path], recorded: dict[str, tuple[int, str]], p
         size, digest = recorded[name]
         if path.stat().st_size != size:
             yield f"{name} has {path.stat().st_size:,} of {size:,} bytes"
-        elif _hash(path) != digest:
+        elif sha256_of(path) != digest:
             yield f"{name} has another hash"
 
 
@@ -120,8 +121,3 @@ def _files(checkpoint: Path) -> dict[str, Path]:
     """Return the files of a checkpoint except its manifest by their relative paths."""
     paths = {path.relative_to(checkpoint).as_posix(): path for path in sorted(checkpoint.rglob("*"))}
     return {name: path for name, path in paths.items() if name != MANIFEST and not path.is_dir()}
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
