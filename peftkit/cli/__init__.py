@@ -143,8 +143,7 @@ def _hydra_arguments(command: CommandLine, composer: Composer, runner: SweepRunn
     if "hydra.mode=RUN" not in sweep.overrides and "BasicLauncher" not in first.hydra.launcher._target_:
         runner.status_folder, runner.claim = open_status_folder(Path(first.out)), first.claim
     if first.workers == "auto":
-        composed = map(composer, distinct_runs(sweep.runs))
-        configs = [build_run(without_hydra(cfg), None, [], None) for cfg in composed]
+        configs = [build_run(without_hydra(composer(run)), None, run) for run in distinct_runs(sweep.runs)]
         runner.auto_workers = number_of_workers(configs, len(sweep.runs), can_fork=True)
     return [*command.flags, *sweep.overrides]
 

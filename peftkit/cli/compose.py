@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from peftkit import paths
 from peftkit.cli.files import register_files
 from peftkit.cli.overrides import parse
+from peftkit.cli.tasks import with_tasks
 from peftkit.config import RunConfig, UserError
 
 if TYPE_CHECKING:
@@ -84,8 +85,10 @@ def open_composer(extra: Path | None) -> Iterator[Composer]:
 def build_run(
     cfg: DictConfig, recipe: str | None, overrides: Sequence[str], config_dir: str | None = None
 ) -> RunConfig:
-    """Return the typed config of one run."""
+    """Return the typed config of one run; that of several tasks needs the composer that composed it to be open."""
     values: Any = OmegaConf.to_container(cfg, resolve=True)
+    if values["tasks"] is not None:
+        values = with_tasks(values, overrides)
     return RunConfig.from_config(values, recipe, overrides, config_dir)
 
 
@@ -97,6 +100,7 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
 def _recipe_sweep(overrides: Sequence[Override], composer: Composer, multirun: bool) -> dict[str, str] | None:
     """Return what the recipe sweeps and the command line does not set; None where the sweeper is not Hydra's own."""
     given = {override.key_or_group for override in overrides}
+    given |= {"task"} if "tasks" in given else set()  # which replaces it
     choices = next((o for o in overrides if o.key_or_group == "recipe" and o.is_choice_sweep()), None)
     names = [f"recipe={name}" for name in choices.sweep_string_iterator()] if choices else []
     singles = [str(o.input_line) for o in overrides if not o.is_sweep_override()]

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from peftkit.cli.compose import Composer, plan_sweep, without_hydra
 from peftkit.cli.files import GROUPS, file_error, option_errors
 from peftkit.cli.overrides import UPSTREAM_SECTIONS, parse
+from peftkit.cli.tasks import name_errors, with_tasks
 from peftkit.config import JOBS, SECTIONS, Refusal, UserError, config_errors, nearest, refusal
 from peftkit.config.checks.job import ignored_errors
 from peftkit.config.checks.values import key_errors
@@ -95,7 +96,11 @@ def _option_errors(group: str, override: Override, extra: Path | None) -> Iterat
     value = str(override.input_line).partition("=")[2]
     if not override.is_sweep_override() and isinstance(override.value(), list):  # Hydra would compose only the last
         names = value.strip("[]").replace(" ", "")
-        yield refusal(f"{group}={value}: expected one {group}", f"{'-m ' * (',' in names)}{group}={names}")
+        wrong, single = f"{group}={value}: expected one {group}", f"{'-m ' * (',' in names)}{group}={names}"
+        if group == "task" and "," in names:
+            yield Refusal(f"{wrong}; use tasks=[{names}], or {single}", "task->tasks", single)
+        else:
+            yield refusal(wrong, single)
         return
     for name in _values(override):
         yield from option_errors(group, name, extra)
@@ -143,8 +148,14 @@ def _run_errors(composed: DictConfig, overrides: Sequence[str], extra: Path | No
     if secrets := list(secret_errors(values)):
         yield from secrets
         return
+    typed = {parse(text).key_or_group: text.lstrip("+") for text in overrides}
     if isinstance(job := values.get("job"), str) and job in JOBS:
-        yield from ignored_errors(job, {parse(text).key_or_group: text.lstrip("+") for text in overrides})
+        yield from ignored_errors(job, typed)
+    if values["tasks"] is not None:
+        if wrong := list(name_errors(values["tasks"], [*typed], extra)):
+            yield from wrong
+            return
+        values = with_tasks(values, overrides)
     yield from config_errors(values, None if extra is None else str(extra))
 
 

@@ -8,11 +8,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from peftkit.cli.compose import Composer, build_run, without_hydra
+from peftkit.cli.compose import Composer, without_hydra
 from peftkit.cli.files import GROUPS, option_errors
 from peftkit.cli.overrides import UPSTREAM_SECTIONS
+from peftkit.cli.tasks import name_errors
 from peftkit.config import RunConfig, UserError, config_errors
 from peftkit.config.quoting import as_override
+from peftkit.config.several_tasks import joined
 from peftkit.config.suggestions import unknown_key
 from peftkit.paths import with_home
 
@@ -27,6 +29,22 @@ def compose_values(composer: Composer, values: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: every error of the values.
     """
+    composed, cfg, overrides = _compose(composer, values)
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    if (names := resolved["tasks"]) is not None:
+        if errors := list(name_errors(names, [each for each in ("task",) if isinstance(values.get(each), str)], None)):
+            raise UserError("; ".join(errors))
+        own = {f"task.{key}": value for key, value in (values.get("task") or {}).items()}
+        parts = [_compose(composer, {**values, **own, "task": name, "tasks": None})[1] for name in names]
+        tasks: list[Any] = [OmegaConf.to_container(part.task, resolve=True) for part in parts]
+        resolved = joined(resolved, tasks)
+    if errors := config_errors(resolved):
+        raise UserError("; ".join(errors))
+    return RunConfig.from_config(resolved, composed.hydra.runtime.choices.get("recipe"), overrides)
+
+
+def _compose(composer: Composer, values: Mapping[str, Any]) -> tuple[DictConfig, DictConfig, list[str]]:
+    """Return the composed config, that without Hydra's section and with the values, and the values as overrides."""
     for group in GROUPS:
         if values.get(group) is not None and not isinstance(values[group], str | Mapping):
             raise UserError(f"{group}={values[group]!r:.60}: expected a name, as a text")
@@ -43,12 +61,8 @@ def compose_values(composer: Composer, values: Mapping[str, Any]) -> RunConfig:
             _set(cfg, key, value)
         except OmegaConfBaseException as error:
             raise UserError(f"{key}={value!r}: {str(error).splitlines()[0]}") from error
-    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
-    if errors := config_errors(resolved):
-        raise UserError("; ".join(errors))
     overrides = [f"{group}={name}" for group, name in chosen.items()]
-    overrides += [f"{key}={as_override(value)}" for key, value in flat.items()]
-    return build_run(cfg, composed.hydra.runtime.choices.get("recipe"), overrides)
+    return composed, cfg, overrides + [f"{key}={as_override(value)}" for key, value in flat.items()]
 
 
 def _flat(cfg: DictConfig, values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

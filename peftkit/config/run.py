@@ -103,7 +103,8 @@ class RunConfig:
     cache_features: bool
     model: ModelConfig
     method: MethodConfig
-    task: TaskConfig
+    task: TaskConfig  # of several tasks the first one's, under the name of all: see `joined_task`
+    tasks: list[TaskConfig] | None
     early_stopping: EarlyStopping
     calibration: Calibration
     search: Search
@@ -127,6 +128,11 @@ class RunConfig:
     def is_cross_validation(self) -> bool:
         """Return whether this run trains once for each fold, and pools their predictions."""
         return self.task.folds is not None and self.task.fold is None
+
+    @property
+    def is_multitask(self) -> bool:
+        """Return whether this is the run of all `tasks`; the result of one of them has that as its `task`."""
+        return self.tasks is not None and self.task not in self.tasks
 
     @property
     def keeps_model(self) -> bool:
@@ -159,9 +165,11 @@ class RunConfig:
         """
         try:
             config = with_later_keys(config)
-            sections = {name: section(**config[name]) for name, section in SECTIONS.items()}
+            sections: dict[str, Any] = {name: section(**config[name]) for name, section in SECTIONS.items()}
             if sections["task"].text == "???":  # of a job that guesses the columns
                 sections["task"].text = []
+            if config["tasks"] is not None:
+                sections["tasks"] = [TaskConfig(**each) for each in config["tasks"]]
             return cls(
                 **{**config, **sections},
                 recipe=recipe,
@@ -195,7 +203,7 @@ SECTIONS: dict[str, type] = {
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
 
 ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier run folders lack
-    **dict.fromkeys(("collator", "allow_code", "delete", "threads", "workers")),
+    **dict.fromkeys(("collator", "allow_code", "delete", "tasks", "threads", "workers")),
     "calibration": {"holdout": None, "thresholds": None},
     "plan": {"memory_gb": None, "measure": False},
     "bench": {"variants": [], "baseline": "trainer", "seeds": 1, "slow_seeds": 1, "ladder_seeds": 0},

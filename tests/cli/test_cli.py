@@ -116,7 +116,7 @@ def test_renamed_keys_are_refused_with_the_new_name(old: str, new: str, tmp_path
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("task=[cola,rte]", "task=[cola,rte]: expected one task; use -m task=cola,rte"),
+        ("task=[cola,rte]", "task=[cola,rte]: expected one task; use tasks=[cola,rte], or -m task=cola,rte"),
         ("model=[bert]", "model=[bert]: expected one model; use model=bert"),
         ("method=[lora, ia3]", "method=[lora, ia3]: expected one method; use -m method=lora,ia3"),
     ],

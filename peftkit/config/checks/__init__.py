@@ -16,11 +16,14 @@ from peftkit.config.checks.prediction import prediction_errors
 from peftkit.config.checks.prompting import prompting_errors
 from peftkit.config.checks.sampling import sampling_errors
 from peftkit.config.checks.search import search_errors
+from peftkit.config.checks.several_tasks import several_task_errors
 from peftkit.config.checks.task import kind_errors, task_errors
 from peftkit.config.checks.upstream import UPSTREAM, upstream_errors
 from peftkit.config.checks.values import range_errors, value_errors
+from peftkit.config.errors import Refusal
 from peftkit.config.run import RunConfig
 from peftkit.config.secrets import secret_errors
+from peftkit.config.several_tasks import one_task
 
 __all__ = ["config_errors", "run_errors"]
 
@@ -29,12 +32,29 @@ def config_errors(config: Mapping[str, Any], config_dir: str | None = None) -> l
     """Return a message for everything that is wrong with a resolved config."""
     if secrets := list(secret_errors({**config, "-cd": config_dir})):  # other messages could show the secret
         return secrets
+    tasks = config.get("tasks")
+    if isinstance(tasks, list) and all(isinstance(task, Mapping) for task in tasks):
+        return _errors_of_tasks(config, tasks, config_dir)
     found = [*value_errors(config), *upstream_errors(config)]
     found += range_errors(config, {key for key, _ in found})
     messages = [message for _, message in found]
     if all(key.startswith(UPSTREAM) for key, _ in found):  # else the config has no typed form
         messages += run_errors(RunConfig.from_config(config, config_dir=config_dir))
     return messages
+
+
+def _errors_of_tasks(config: Mapping[str, Any], tasks: list[Mapping[str, Any]], config_dir: str | None) -> list[str]:
+    """Return the errors of each task alone, with its name where other tasks have none, then those of all together."""
+    found = {str(task.get("name")): config_errors(one_task(config, task), config_dir) for task in tasks}
+    shared = set.intersection(*map(set, found.values()))
+    messages = [message for message in found[next(iter(found))] if message in shared]
+    messages += [
+        Refusal(f"{name}: {message}", *getattr(message, "fix", ()))
+        for name, errors in found.items()
+        for message in errors
+        if message not in shared
+    ]
+    return messages or several_task_errors(RunConfig.from_config(config, config_dir=config_dir))
 
 
 def run_errors(run: RunConfig) -> list[str]:
