@@ -17,6 +17,7 @@ import torch
 
 from peftkit.config import RunConfig
 from peftkit.config.bench_variants import LADDER, PEFTKIT, VARIANTS, Variant
+from peftkit.config.imports import inherited_environment
 from peftkit.config.quoting import as_override
 from peftkit.metrics import score
 from peftkit.pipeline.bench import plain_script
@@ -154,7 +155,7 @@ def _run(arguments: list[str], folder: Path) -> None:
         RuntimeError: it failed; the message has the last line that it printed.
     """
     log, command = folder / "log.txt", [sys.executable, *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = inherited_environment() | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     with log.open("wb") as file:
         code = subprocess.run(command, stdout=file, stderr=file, env=environment, check=False).returncode
     if code:
