@@ -32,6 +32,7 @@ from peftkit.config.jobs import JOBS
 from peftkit.config.json_files import read_json
 from peftkit.config.progress import shown_progress, stage
 from peftkit.config.quoting import as_override
+from peftkit.config.sections import EACH
 from peftkit.config.shared import drop_shared
 from peftkit.config.signals import exit_code, interruptible
 from peftkit.config.write_failures import write_failure
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from peftkit.config import RunConfig
     from peftkit.jobs.plan import Plan
 
-WITHOUT_MODEL = ("trial", "task.folds", "task.fold")  # keys of runs that keep no model
+WITHOUT_MODEL = ("trial", "task.folds", "task.fold", "domains.leave_out")  # keys of runs that keep no model
 
 
 class SweepRunner:
@@ -244,7 +245,8 @@ class SweepRunner:
         file = self.folders[0] / "result.json"
         config = read_json(file, "")["run"]["config"] if file.is_file() else {}
         folds = (config.get("task") or {}).get("folds")
-        if config.get("trial") or folds is not None:
+        leaves_each_out = (config.get("domains") or {}).get("leave_out") == EACH
+        if config.get("trial") or folds is not None or leaves_each_out:
             typed = {each.lstrip("+").partition("=")[0]: each for each in self.command}
             is_of_recipe = folds is not None and "task.folds" not in typed
             kept = [each for key, each in typed.items() if key not in WITHOUT_MODEL]

@@ -18,12 +18,13 @@ from peftkit.config.run import (
     Search,
     is_prompted,
 )
+from peftkit.config.sections import Domains
 from peftkit.config.shared import sharing
 from peftkit.config.suggestions import nearest
 from peftkit.config.task import TaskConfig
 
 __all__ = [
-    "FILES", "NON_RESULT_KEYS", "JOBS", "KINDS", "SECTIONS", "TEXTS", "TEXT_FILES", "EarlyStopping",
+    "FILES", "NON_RESULT_KEYS", "JOBS", "KINDS", "SECTIONS", "TEXTS", "TEXT_FILES", "Domains", "EarlyStopping",
     "Embed", "Extend", "Generate", "Job", "MethodConfig", "ModelConfig", "RunConfig", "Search", "TaskConfig",
     "TaskKind", "Refusal", "UserError", "config_errors", "error_summary", "generates_text", "is_prompted", "is_text",
     "kind_of", "label_columns", "nearest", "refusal", "refuse", "run_errors", "sharing",

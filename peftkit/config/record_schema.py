@@ -16,6 +16,7 @@ Shape = Any  # float, int, bool, str (a name), dict (of anything), or one of the
 # [shape]: a list
 SOURCE = {"name": str, "kind?": str, "revision?": str, "substituted_for?": str}
 STAGES = {"before": float, "after": float}
+BY_DOMAIN = {...: {"examples": int, "scores": {...: float}}}
 PIECES = {"tokens": float, "pieces_a_word": float, "split_words": float}
 RECORD = {
     "run": {
@@ -25,6 +26,7 @@ RECORD = {
             "method": {"name": str},
             "search?": {"lr_multipliers?": [float], "learning_rates?": [float], "config?": dict},
             "distill?": dict,
+            "domains?": dict,
         },
         "overrides?": [str],
         "setup?": dict,
@@ -40,6 +42,14 @@ RECORD = {
     "meta": {"seed": int, "device": str, "status": str, "versions?": dict},
     "calibration?": {"temperature": float, "examples": int, "thresholds?": {...: float}},
     "cross_validation?": {"folds": [{"scores": {...: float}}]},
+    "domains?": {
+        "scores": BY_DOMAIN,
+        "worst": {...: {"domain": str, "value": float}},
+        "average": {...: float},
+        "others?": {"scores": BY_DOMAIN},
+        "classifier?": {"accuracy": float, "probe_accuracy": float, "chance": float, "examples": int},
+        "group_weights?": {...: float},
+    },
     "search?": {
         "trials?": [{"learning_rate": float, "config?": dict}],
         "rounds?": [{"trials": int, "examples_seen": int}],

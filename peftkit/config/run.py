@@ -10,7 +10,7 @@ from typing import Any, Literal
 from peftkit.config.errors import UserError, error_summary
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import kind_of
-from peftkit.config.sections import Bench, Embed, Extend, Filter, Generate, Planning, Predict
+from peftkit.config.sections import Bench, Domains, Embed, Extend, Filter, Generate, Planning, Predict
 from peftkit.config.task import TaskConfig
 from peftkit.config.traits import Traits, traits_of
 
@@ -109,6 +109,7 @@ class RunConfig:
     calibration: Calibration
     search: Search
     distill: Distill
+    domains: Domains
     plan: Planning
     bench: Bench
     extend: Extend
@@ -126,8 +127,8 @@ class RunConfig:
 
     @property
     def is_cross_validation(self) -> bool:
-        """Return whether this run trains once for each fold, and pools their predictions."""
-        return self.task.folds is not None and self.task.fold is None
+        """Return whether this run trains once for each fold or domain, and pools their predictions."""
+        return (self.task.folds is not None and self.task.fold is None) or self.domains.leaves_each_out
 
     @property
     def is_multitask(self) -> bool:
@@ -137,7 +138,7 @@ class RunConfig:
     @property
     def keeps_model(self) -> bool:
         """Return whether the trained weights are saved, unlike those of a trial or of a fold."""
-        return not self.trial and self.task.folds is None
+        return not self.trial and self.task.folds is None and not self.domains.leaves_each_out
 
     @property
     def caches_features(self) -> bool:
@@ -197,7 +198,7 @@ CHANGES_STATES = ("neftune_noise_alpha", "torch_compile", "fsdp", "deepspeed")  
 SECTIONS: dict[str, type] = {
     "model": ModelConfig, "method": MethodConfig, "task": TaskConfig, "early_stopping": EarlyStopping,
     "calibration": Calibration, "search": Search, "extend": Extend, "embed": Embed, "generate": Generate,
-    "distill": Distill, "predict": Predict, "filter": Filter, "plan": Planning, "bench": Bench,
+    "distill": Distill, "domains": Domains, "predict": Predict, "filter": Filter, "plan": Planning, "bench": Bench,
 }  # fmt: skip
 
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
@@ -208,6 +209,7 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
     "plan": {"memory_gb": None, "measure": False},
     "bench": {"variants": [], "baseline": "trainer", "seeds": 1, "slow_seeds": 1, "ladder_seeds": 0},
     "cache_features": False, "sequential_seeds": False,
+    "domains": {**dict.fromkeys(("leave_out", "target", "target_labels", "objective")), "step_size": 0.01},
     "filter": {each.name: None for each in dataclasses.fields(Filter)},
     "predict": {"abstain": None, "target_accuracy": None},
 }  # fmt: skip

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from peftkit.config.label_names import label_name
+
+EACH = "all"  # domains.leave_out: each domain in turn
+
 
 @dataclass
 class Extend:
@@ -54,6 +58,32 @@ class Bench:
     seeds: int
     slow_seeds: int
     ladder_seeds: int
+
+
+@dataclass
+class Domains:
+    """What a run does with the domains of `task.domain`: names of domains, and the objective over them."""
+
+    leave_out: str | int | float | None
+    target: str | int | float | None
+    target_labels: int | None
+    objective: str | None
+    step_size: float
+
+    @property
+    def is_set(self) -> bool:
+        return any(each is not None for each in (self.leave_out, self.target, self.objective))
+
+    @property
+    def leaves_each_out(self) -> bool:
+        """Whether a run is trained for each domain, without it."""
+        return self.leave_out == EACH
+
+    @property
+    def scored(self) -> str | None:
+        """The domain whose validation examples are scored, None for all."""
+        name = self.target if self.leave_out is None else self.leave_out
+        return None if name is None or self.leaves_each_out else label_name(name)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 from peftkit.paths import read_regular, sha256_of, sync
 
 WEIGHTS = ("adapter", "model", "prompt")  # folders of a run that a job loads
-PREDICTIONS = ("predictions.parquet", "calibration.parquet")
+PREDICTIONS = ("predictions.parquet", "calibration.parquet", "other_domains.parquet")
 
 
 def shipped_files(folder: Path) -> dict[str, dict[str, Any]]:

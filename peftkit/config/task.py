@@ -52,6 +52,8 @@ class TaskConfig:
     label_separator: str | None = None
     label_order: list[str | int | float | bool] | None = None
     id: str | None = None
+    domain: str | None = None
+    shift: list[str] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.class_weights, dict):  # numbers and texts could not be sorted; true may be meant as yes

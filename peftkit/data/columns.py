@@ -18,6 +18,7 @@ from peftkit.data.cells import CellError, ids_of, parse_cells
 T = TypeVar("T")
 
 ID, ROW = "peftkit.id", "peftkit.row"  # columns that are added to a table: the id of an example, and its row from 1
+DOMAIN = "peftkit.domain"  # column of examples with the name of the domain of each, where the task has domains
 RESERVED = ("id", "label")  # columns of examples besides the texts
 SUFFIX = " (text)"  # of a text column with the name of one of these
 
@@ -40,7 +41,7 @@ def prepare_table(task: TaskConfig, table: Dataset, place: str) -> Dataset:
         UserError: there is no column `task.id`, or it has lists or objects.
     """
     chosen = [] if task.id is None else [task.id]
-    for name in (*task.text, *label_columns(task), *chosen):
+    for name in (*task.text, *label_columns(task), *chosen, *([task.domain] if task.domain is not None else [])):
         if name not in table.column_names and (cells := _field(table, name)) is not None:
             table = table.add_column(name, cells)
     require_columns(task, table, chosen)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from datasets import Dataset, Features, Value
 
-from peftkit.config import TaskConfig, UserError, kind_of, label_columns, refusal
+from peftkit.config import Domains, TaskConfig, UserError, kind_of, label_columns, refusal
 from peftkit.config.checks.columns import has_only_training_split, missing_split
 from peftkit.config.console import assume, log_assumptions
 from peftkit.config.progress import stage
@@ -19,6 +19,7 @@ from peftkit.data.arrow_columns import Cells
 from peftkit.data.cells import text_of
 from peftkit.data.class_weights import given_weights
 from peftkit.data.columns import ID, parse_cells_of, prepare_table, require_columns, text_columns
+from peftkit.data.domains import divide, domain_column
 from peftkit.data.folds import fold_of
 from peftkit.data.sanity import check_examples, check_texts
 from peftkit.data.tables import read_tables
@@ -57,6 +58,7 @@ def load_task_dataset(
     trained_on: str | None = None,
     search_samples: int = 0,
     calibration: float | None = None,
+    domains: Domains | None = None,
 ) -> TaskDataset:
     """Read the splits that the task names; drop and count examples without text or label; map labels to ids.
 
@@ -64,12 +66,13 @@ def load_task_dataset(
     was trained on other data (`trained_on` is its revision) uses all of train. With `search_samples`, that many
     training examples become SEARCH_SPLIT, the others are trained on, and no validation split is read. A share
     `calibration` of the training examples becomes CALIBRATION_SPLIT first; a trial neither trains nor is scored on it.
+    With `domains`, a domain is left out of the training split, or labels of it are hidden, and it alone is scored.
     With `task.folds`, the validation split of the data is not read, and a fold of train becomes FOLD_SPLIT.
 
     Raises:
         UserError: a file cannot be read, a column or a split is missing, or a label is unknown.
     """
-    reader = replace(example_reader(task), calibration=calibration)
+    reader = replace(example_reader(task), calibration=calibration, domains=domains)
     data = reader.load(data_root, source, trained_on, search_samples)
     log_assumptions(waiting=False)
     for remark in data.remarks:
@@ -97,6 +100,7 @@ class ExampleReader:
 
     task: TaskConfig
     calibration: float | None = None  # share of the training examples that becomes CALIBRATION_SPLIT
+    domains: Domains | None = None
     complete: ClassVar[str] = "both text and label; check task.text and task.label"  # what every example needs
 
     @property
@@ -170,7 +174,8 @@ class ExampleReader:
         labels = self.final_labels(labels, texts, parse, split)
         if not labels:
             raise UserError(f"no example of task={task.name} has {self.complete}")
-        examples = Dataset.from_dict({"id": ids, **dict(zip(columns, texts, strict=True)), "label": labels})
+        cells = {"id": ids, **dict(zip(columns, texts, strict=True)), "label": labels}
+        examples = Dataset.from_dict(cells | domain_column(task, table, split, kept))
         features = Features({**examples.features, "label": self.feature_of(labels)})
         return examples if features == examples.features else examples.cast(features), len(table) - len(labels)
 
@@ -217,17 +222,18 @@ class ExampleReader:
             splits, dropped = self.read_single_table(tables[names_from], names, wanted)
         else:
             tables = {"validation": tables[names_from]} if has_only_train else tables
-            splits, dropped = self.read_all(
-                {name: tables[name] for name in wanted[: 1 if search_samples else None]}, names
-            )
+            read = {name: tables[name] for name in wanted[: 1 if search_samples else None]}
+            splits, dropped = self.read_all(read, names)
+        limits = {name: task.max_train_samples if name == train else task.max_eval_samples for name in wanted}
+        splits, others = divide(task, self.domains, splits, is_limited=not search_samples)
+        if self.domains is not None and self.domains.target is not None:
+            limits[str(train)] = None  # `divide` has applied it
         if search_samples:
             rest, held_out = self.hold_out(splits[str(train)], search_samples)
-            return TaskDataset(
-                {str(train): rest, SEARCH_SPLIT: held_out}, names, origin, dropped, is_split=has_only_train
-            )
-        limits = {name: task.max_train_samples if name == train else task.max_eval_samples for name in wanted}
+            found = {str(train): rest, SEARCH_SPLIT: held_out, **others}
+            return TaskDataset(found, names, origin, dropped, is_split=has_only_train)
         remarks = [] if train is None else check_examples(task, splits, names, may_overlap=has_only_train)
-        limited = {name: subset(splits[name], limit) for name, limit in limits.items()}
+        limited = {name: subset(splits[name], limit) for name, limit in limits.items()} | others
         if self.calibration is not None and train is not None:
             limited[train], limited[CALIBRATION_SPLIT] = self.split(limited[train], self.calibration, "calibration")
         return TaskDataset(limited, names, origin, dropped, tuple(remarks), has_only_train and train is not None)
@@ -266,9 +272,8 @@ class ExampleReader:
         rest, held_out = (examples.select(rows).flatten_indices() for rows in (others, scored))
         if search_samples:
             rest, held_out = self.hold_out(rest, search_samples)
-        return TaskDataset(
-            {train: rest, SEARCH_SPLIT if search_samples else FOLD_SPLIT: held_out}, names, origin, counts
-        )
+        found = {train: rest, SEARCH_SPLIT if search_samples else FOLD_SPLIT: held_out}
+        return TaskDataset(found, names, origin, counts)
 
     def hold_out(self, examples: Dataset, number: int) -> tuple[Dataset, Dataset]:
         """Return the training examples of a trial of a search, and `number` others to score it on.
@@ -290,8 +295,6 @@ class ExampleReader:
 
 def subset(examples: Dataset, limit: int | None) -> Dataset:
     """Return `limit` examples, the same for every seed."""
-    return (
-        examples
-        if limit is None or limit >= len(examples)
-        else examples.shuffle(seed=SUBSET_SEED).select(range(limit)).flatten_indices()
-    )
+    if limit is None or limit >= len(examples):
+        return examples
+    return examples.shuffle(seed=SUBSET_SEED).select(range(limit)).flatten_indices()

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset, load_from_disk
 
-from peftkit.config import FILES, TaskConfig, UserError, error_summary, kind_of
+from peftkit.config import FILES, TaskConfig, UserError, error_summary, kind_of, refusal
 from peftkit.config.console import log
 from peftkit.config.files import (
     check_names,
@@ -67,10 +67,19 @@ def read_tables(task: TaskConfig, data_root: str | None, source: str) -> tuple[d
             f"{task.dataset} is not a file or folder, the Hub is unreachable, and its cache does not contain it; "
             "connect to a network, set data_root=FOLDER, or use an unchanged GLUE task"
         )
-    from peftkit.data.miniglue import miniglue
+    from peftkit.data.miniglue import miniglue, with_domains
 
+    splits = miniglue(task.name)
+    if task.shift is not None:
+        splits = with_domains(splits, task.shift, task.name, len(task.labels or [None]))
+    elif task.domain is not None:
+        raise UserError(
+            refusal(
+                f"miniglue has no column {task.domain} without a shift", "task.shift=[covariate] task.domain=domain"
+            )
+        )
     origin = Source("offline", "miniglue", substituted_for=task.dataset)
-    return {name: Dataset.from_list(rows) for name, rows in miniglue(task.name).items()}, origin
+    return {name: Dataset.from_list(rows) for name, rows in splits.items()}, origin
 
 
 def local_path(task: TaskConfig, data_root: str | None) -> Path:

@@ -21,6 +21,7 @@ PACKAGES = ("tokenizers", "transformers", "datasets")
 OTHER_KEYS = {
     "suite", "dataset", "subset", "revision", "label", "labels", "splits", "metrics", "max_train_samples", "id",
     "max_eval_samples", "folds", "fold", "stratify", "class_weights", "sampling", "focal_gamma", "label_order",
+    "domain", "shift",
 }  # fmt: skip
 
 

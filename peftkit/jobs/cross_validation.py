@@ -1,4 +1,4 @@
-"""Cross-validation: a run for each fold of the training examples, and one result of their pooled predictions."""
+"""Cross-validation: a run for each fold or domain that is left out, and one result of their pooled predictions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -6,16 +6,16 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from peftkit.config import RunConfig, kind_of
+from peftkit.config import RunConfig
 from peftkit.config.console import is_main_process, log
+from peftkit.config.quoting import as_override
+from peftkit.data.columns import DOMAIN
 from peftkit.data.datasets import FOLD_SPLIT
-from peftkit.leaderboard.paired import label_indicators
-from peftkit.metrics import score
 from peftkit.paths import atomic_write
+from peftkit.pipeline.domain_scores import domain_record, log_domains, table_scores
 from peftkit.pipeline.examples import RunContext
 from peftkit.results.run_result import RunResult
 
@@ -26,11 +26,12 @@ LARGEST = ("train_peak_bytes", "train_reserved_bytes", "eval_peak_bytes")
 def cross_validate(context: RunContext, train_fold: Callable[[RunConfig], Path]) -> None:
     """Train each fold, and write the pooled predictions and their scores; a finished fold is not trained again.
 
+    A domain that is left out is a fold of the validation examples.
+
     Args:
         train_fold: trains the run of one fold, and returns its folder.
     """
-    config, folds = context.config, int(context.config.task.folds or 0)
-    folders = [train_fold(_fold_config(config, fold)) for fold in range(folds)]
+    folders = [train_fold(each) for each in _fold_configs(context)]
     if is_main_process():
         records = [RunResult(folder).record for folder in folders]
         table = pa.concat_tables([pq.read_table(folder / "predictions.parquet") for folder in folders])
@@ -38,27 +39,41 @@ def cross_validate(context: RunContext, train_fold: Callable[[RunConfig], Path])
             pq.write_table(table, part)
         context.result |= _pooled(context, table, folders, records)
         _log_folds(context.result)
+        if "domains" in context.result:
+            log_domains(context.result["domains"])
 
 
-def _fold_config(config: RunConfig, fold: int) -> RunConfig:
-    task, overrides = replace(config.task, fold=fold), (*config.overrides, f"task.fold={fold}")
-    return replace(config, task=task, overrides=overrides)
+def _fold_configs(context: RunContext) -> list[RunConfig]:
+    config, overrides = context.config, context.config.overrides
+    if config.domains.leaves_each_out:
+        splits = config.task.splits["validation"]
+        names = sorted({name for split in splits for name in context.dataset.splits[split].unique(DOMAIN)})
+        overrides = tuple(each for each in overrides if not each.startswith("domains.leave_out="))
+        return [
+            replace(
+                config,
+                domains=replace(config.domains, leave_out=name),
+                overrides=(*overrides, f"domains.leave_out={as_override(name)}"),
+            )
+            for name in names
+        ]
+    return [
+        replace(config, task=replace(config.task, fold=fold), overrides=(*overrides, f"task.fold={fold}"))
+        for fold in range(int(config.task.folds or 0))
+    ]
 
 
 def _pooled(
     context: RunContext, table: pa.Table, folders: Sequence[Path], records: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Return the parts of the result that all folds give together."""
-    names, task = context.dataset.label_names, context.config.task
-    others: dict[str, Any] | None = None
-    labels, predictions = (table[name].to_numpy() for name in ("label", "prediction"))
-    if kind_of(task).several_labels:
-        labels, predictions = (label_indicators(each, len(names or [])).astype(int) for each in (labels, predictions))
-        others = {"label_scores": (labels, np.array(table["scores"].to_pylist(), float))}
+    names, config = context.dataset.label_names, context.config
+    splits = list(config.task.splits["validation"]) if config.domains.leaves_each_out else [FOLD_SPLIT]
+    by_domain = domain_record(table, config.task, names) if config.task.domain is not None else None
     folds = [
         {
             "folder": folder.name,
-            "examples": record["audit"]["rows"][FOLD_SPLIT],
+            "examples": sum(record["audit"]["rows"][split] for split in splits),
             "learning_rate": record["run"]["config"]["train"]["learning_rate"],
             "scores": {name: entry["value"] for name, entry in record["scores"].items()},
         }
@@ -66,9 +81,10 @@ def _pooled(
     ]
     searches = [record["search"] for record in records if record["search"]]
     return {
-        "scores": score(list(task.metrics), predictions, labels, "", names, others=others),
+        "scores": table_scores(table, config.task, names),
+        **({} if by_domain is None else {"domains": by_domain}),
         "costs": _costs([record["costs"] for record in records]),
-        "audit": _audit([record["audit"] for record in records], str(context.config.task.splits["train"])),
+        "audit": _audit([record["audit"] for record in records], str(config.task.splits["train"]), splits),
         "search": {**searches[0], "chosen": None, "seconds": sum(s["seconds"] for s in searches)} if searches else None,
         "cross_validation": {
             "folds": folds,
@@ -85,15 +101,16 @@ def _costs(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found | {"tokens_per_second": found["tokens"] / found["train_seconds"] if found["tokens"] else 0.0}
 
 
-def _audit(audits: Sequence[Mapping[str, Any]], train: str) -> dict[str, Any]:
+def _audit(audits: Sequence[Mapping[str, Any]], train: str, splits: Sequence[str]) -> dict[str, Any]:
     """Return the audit of the first fold, with the counts of all scored examples, and the fewest trained on."""
     found = {name: dict(value) if isinstance(value, Mapping) else value for name, value in audits[0].items()}
-    counts = [audit["label_counts"][FOLD_SPLIT] for audit in audits]
-    for name in ("rows", "truncated"):
-        found[name][FOLD_SPLIT] = sum(audit[name][FOLD_SPLIT] for audit in audits)
     found["rows"][train] = min(audit["rows"][train] for audit in audits)
-    if found["label_names"] is not None:
-        found["label_counts"][FOLD_SPLIT] = {name: sum(each[name] for each in counts) for name in counts[0]}
+    for split in splits:
+        counts = [audit["label_counts"][split] for audit in audits]
+        for name in ("rows", "truncated"):
+            found[name][split] = sum(audit[name][split] for audit in audits)
+        if found["label_names"] is not None:
+            found["label_counts"][split] = {name: sum(each.get(name, 0) for each in counts) for name in counts[0]}
     return found
 
 

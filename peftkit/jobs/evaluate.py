@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from peftkit.config import RunConfig, TaskConfig, kind_of, refuse
 from peftkit.config.console import is_main_process, log
 from peftkit.config.quoting import as_override
@@ -19,6 +21,7 @@ from peftkit.pipeline.artifacts import (
     with_eval_batch_size,
 )
 from peftkit.pipeline.calibration import compare_scores, scale_probabilities, score_file
+from peftkit.pipeline.domain_scores import domain_record, log_domains
 from peftkit.pipeline.evaluate import describe_labels
 from peftkit.pipeline.examples import score_reference, score_splits
 from peftkit.pipeline.sources import warn_substitutions
@@ -89,6 +92,9 @@ def evaluate_run(config: RunConfig) -> Evaluation:
             scale_probabilities(file, run.temperature)
         if is_main_process():
             found: dict[str, Any] = {"scores": scores, "costs": costs, "source": asdict(source), "task": asdict(task)}
+            if scores and task.domain is not None:
+                found["domains"] = domain_record(pq.read_table(file), task, data.label_names)
+                log_domains(found["domains"])
             if scores and run.score_thresholds is not None:
                 plain = score_file(file, task.metrics, replace(bundle.format, score_thresholds=None))
                 found["calibration"] = {"scores": compare_scores(plain, scores)}

@@ -26,6 +26,7 @@ from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import find_model
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.calibration import calibrate
+from peftkit.pipeline.domain_scores import record_domains
 from peftkit.pipeline.encoding import read_dataset
 from peftkit.pipeline.evaluate import evaluate_splits, predict_encoded
 from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encode
@@ -225,6 +226,7 @@ def _run_stages(context: RunContext) -> None:
         )
         if splits.calibration is not None:
             calibrate(context, bundle, trained.trainer, splits.calibration)
+        record_domains(context, bundle, trained.trainer, splits)
     if features is not None:
         costs["feature_seconds"] = features.train
         costs["eval_seconds"] += features.validation

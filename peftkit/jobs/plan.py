@@ -13,7 +13,8 @@ from peftkit import training
 from peftkit.config import RunConfig
 from peftkit.config.progress import duration, stage
 from peftkit.config.search_space import candidates, halving_rounds
-from peftkit.data.datasets import TaskDataset, load_task_dataset
+from peftkit.data.datasets import TaskDataset
+from peftkit.data.domains import UNLABELED_SPLIT, training_examples
 from peftkit.data.formats import Encoded
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS
 from peftkit.data.samplers import TokenBudgetSampler, padding_waste
@@ -23,6 +24,7 @@ from peftkit.models.state_cache import StateCache
 from peftkit.pipeline.artifacts import find_model
 from peftkit.pipeline.build import build, optimizer_steps, split_holdout, text_length
 from peftkit.pipeline.duration import Duration, estimate_duration, estimate_training
+from peftkit.pipeline.encoding import read_dataset
 from peftkit.pipeline.frozen import attached_states
 from peftkit.pipeline.memory import Memory, predict_memory, training_step, whole_memory
 from peftkit.pipeline.sources import warn_substitutions
@@ -96,11 +98,10 @@ def make_plan(config: RunConfig) -> Plan:
     """Load data and model, and run a few steps on them; nothing is written."""
     started, used = time.perf_counter(), memory_of_imports()
     source = find_model(config.model, config.source)
-    dataset = load_task_dataset(config.task, config.data_root, config.source, calibration=config.calibration.holdout)
+    dataset = read_dataset(replace(config, trial=False))
     warn_substitutions(source, dataset.source)
-    train = config.task.splits["train"]
     examples, holdout = _training_examples(config, dataset)
-    bundle, encoded = build(config, source, dataset.label_names, examples)
+    bundle, encoded = build(config, source, dataset.label_names, training_examples(examples, dataset.splits))
     arguments = training.training_arguments(config.train, config.seed)
     inputs, parameters = _training_inputs(config, encoded), count_parameters(bundle.model)
     steps = optimizer_steps(arguments, len(encoded.lengths)) if parameters.trainable else 0
@@ -113,7 +114,7 @@ def make_plan(config: RunConfig) -> Plan:
         training_step(make_trainer(config, bundle, arguments, inputs, loss=loss)) as step,
     ):
         loading = time.perf_counter() - started
-        parts = [encoded, *(bundle.format.encode(each) for name, each in dataset.splits.items() if name != train)]
+        parts = [encoded, *map(bundle.format.encode, _scored_tables(config, dataset))]
         with stage("measuring the memory"):
             scored = _largest_batch(config, parts[1:], arguments.eval_batch_size)
             memory = predict_memory(step, [inputs[int(index)] for index in largest], scored, used)
@@ -159,6 +160,11 @@ def _training_examples(config: RunConfig, dataset: TaskDataset) -> tuple[Any, An
     if config.early_stopping.patience is not None:
         return split_holdout(dataset, config.task, config.early_stopping.holdout)
     return dataset.splits[config.task.splits["train"]], None
+
+
+def _scored_tables(config: RunConfig, dataset: TaskDataset) -> list[Any]:
+    unscored = config.task.splits["train"], UNLABELED_SPLIT
+    return [each for name, each in dataset.splits.items() if name not in unscored]
 
 
 def _with_reused_states(estimate: Duration, states: FrozenStates, parts: Sequence[Encoded], samples: int) -> Duration:

@@ -112,7 +112,7 @@ def _entry(of: BoardEntry, method: str, scores: dict[str, float], answer: Any, s
     run = replace(
         of.scored_runs[0], model="", method=method, seed=0, device="", started="", settings={}, scores=recorded,
         costs={}, overrides=[], versions={}, search=None, cross_validation=None, gates=None, merge=None,
-        forgetting=None, language=None, judged=None,
+        forgetting=None, language=None, judged=None, domains=None,
     )  # fmt: skip
     kept = {name: of.all_settings[name] for name in of.all_settings if name.startswith(("examples.", "sources.data."))}
     return replace(

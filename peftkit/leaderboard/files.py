@@ -8,6 +8,8 @@ from typing import Any
 from peftkit.data.cells import is_formula
 from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.costs import TIMED, UNTIMED
+from peftkit.leaderboard.domains import NOTE as DOMAINS_NOTE
+from peftkit.leaderboard.domains import domain_cells, domain_summary
 from peftkit.leaderboard.glue import glue_entries
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_columns, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
@@ -76,6 +78,7 @@ def _markdown(board: Board) -> str:
         tables = [
             ("### Tasks won, tied and lost", records_cells(verdict.records, title) if len(summaries) > 1 else []),
             (f"### Language, before and after\n\n{NOTE}", language_cells(entries, title)),
+            (f"### Scores by domain\n\n{DOMAINS_NOTE}", domain_cells(entries, title)),
             *(
                 (f"{'' if number else preferred}{escaped(judge)}:", compared)
                 for number, (judge, compared) in enumerate(judge_tables(entries, title))
@@ -113,6 +116,7 @@ def _glue_values(line: GlueEntry) -> dict[str, Any]:
 def _values(entry: BoardEntry, group: str, metrics: Iterable[str], detectable: float | str | None) -> dict[str, Any]:
     """Return the CSV values of an entry: plain numbers, in the units of result.json."""
     low, high = entry.interval or (None, None)
+    domains = None if entry.is_baseline else domain_summary([entry])
     seeds = [] if entry.is_baseline else entry.seeds
     trained, total = entry.costs.get("trainable_params"), entry.costs.get("total_params")
     scores = {
@@ -131,6 +135,7 @@ def _values(entry: BoardEntry, group: str, metrics: Iterable[str], detectable: f
         "settings": entry.settings, "baseline": entry.is_baseline, "score": entry.score,
         "score is": score_name(entry) if entry.scores else None, "vs. majority": FLAGS.get(entry.against_baseline),
         "group": group, "95 % low": low, "95 % high": high, **scores,
+        "worst domain": domains and domains.worst.mean, "average of domains": domains and domains.average.mean,
         "delta vs full": entry.delta, "minimum detectable difference": detectable,
         "n seeds": len(seeds), "planned seeds": 0 if entry.is_baseline else entry.planned,
         "trials": entry.trials, "examples seen in trials": entry.trial_examples, "folds": fold_text(entry),

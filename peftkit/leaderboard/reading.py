@@ -32,6 +32,7 @@ SECTIONS = (
     "forgetting",
     "language",
     "judged",
+    "domains",
 )  # of result.json, kept unchanged
 
 

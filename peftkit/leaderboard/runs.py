@@ -47,6 +47,7 @@ class BoardRun:
     forgetting: dict[str, Any] | None = None
     language: dict[str, Any] | None = None
     judged: dict[str, Any] | None = None
+    domains: dict[str, Any] | None = None
 
     @property
     def is_unfinished(self) -> bool:

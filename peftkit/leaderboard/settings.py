@@ -52,6 +52,8 @@ def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[
     search = config.get("search") or {}
     is_search = any(search.get(name) for name in ("lr_multipliers", "learning_rates", "config"))
     left_out = {*LEFT_OUT, *([] if is_search else ["search"])}
+    objective = (config.get("domains") or {}).get("objective")
+    left_out |= set() if objective == "group_dro" else {"domains.step_size"}
     left_out |= set() if (config.get("distill") or {}).get("teacher") else {"distill"}
     for part, names in PATHS.items():
         if sources[part].get("kind") == "folder" and sources[part].get("revision"):

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftkit.leaderboard.board import Board
+from peftkit.leaderboard.domains import NOTE as DOMAINS_NOTE
+from peftkit.leaderboard.domains import domain_cells
 from peftkit.leaderboard.glue import glue_entries
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
@@ -80,6 +82,7 @@ def show(board: Board, console: Console | None = None) -> None:
         if not records:
             console.print()
         _show_lines(console, "Language, before and after", language_cells(board.entries, title), [NOTE])
+        _show_lines(console, "Scores by domain", domain_cells(board.entries, title), [DOMAINS_NOTE])
         judges = judge_tables(board.entries, title)
         for number, (judge, compared) in enumerate(judges, start=1):
             _show_lines(console, judge, compared, [JUDGE_NOTE if number == len(judges) else ""])

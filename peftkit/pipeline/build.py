@@ -24,6 +24,7 @@ from peftkit.methods import Gradual, Unfreezing, apply_method
 from peftkit.models.embedding_rows import add_new_rows
 from peftkit.models.load import load_model
 from peftkit.models.tokenizer import decoder_positions
+from peftkit.pipeline.domains import with_domain_ids
 from peftkit.pipeline.encoding import encode_training
 from peftkit.pipeline.sources import prompt_positions, run_tokenizer, tokenizer_source
 from peftkit.training import training_arguments
@@ -54,6 +55,7 @@ def build(
     _check_target_length(task_format, model_source)
     with stage("tokenizing", len(examples)):
         encoded = encode_training(task_format, examples, config.seed)
+    encoded = with_domain_ids(config, encoded, examples)
     warn_unknown_tokens(task_format, model_source, {str(config.task.splits["train"]): encoded})
     set_seed(config.seed)
     model = load_model(config.model, model_source, tokenizer, head_kind(config), names, config.method.quantization)

@@ -15,7 +15,7 @@ from peftkit.data.tables import file_versions, local_path
 def read_dataset(config: RunConfig) -> TaskDataset:
     """Return the data of a run; it is read again where a file has changed since an earlier run."""
     task, samples = config.task, config.search.samples if config.trial else 0
-    arguments = (task, config.data_root, config.source, None, samples, config.calibration.holdout)
+    arguments = (task, config.data_root, config.source, None, samples, config.calibration.holdout, config.domains)
     key = (arguments, file_versions(local_path(task, config.data_root)))
     return shared(
         "data", key, partial(load_task_dataset, *arguments), lambda data: sum(map(_bytes, data.splits.values()))

@@ -14,7 +14,7 @@ from peftkit.config.console import is_main_process, log
 from peftkit.config.endings import TABLES
 from peftkit.config.files import ending_of, stem_of
 from peftkit.config.suggestions import listed
-from peftkit.data.columns import SUFFIX, text_columns
+from peftkit.data.columns import DOMAIN, SUFFIX, text_columns
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.metrics import METRICS, score, split_suffix
@@ -88,6 +88,8 @@ def _prediction_columns(
         if kind_of(bundle.format.task).has_sequence_head:
             several = kind_of(bundle.format.task).several_labels
             columns["probabilities"] = list(probabilities(np.stack(answers.scores), several_labels=several))
+    if DOMAIN in table.column_names:
+        columns["domain"] = list(table[DOMAIN])
     texts = [name for name in (*text_columns(bundle.format.task), "messages") if name in table.column_names]
     taken = run_folder.PREDICTION_COLUMNS
     return columns | {f"{name}{SUFFIX}" if name in taken else name: list(table[name]) for name in texts}

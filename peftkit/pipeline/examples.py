@@ -18,6 +18,7 @@ from peftkit.config.source import Source
 from peftkit.config.suggestions import listed
 from peftkit.data.class_weights import class_weights
 from peftkit.data.datasets import CALIBRATION_SPLIT, SEARCH_SPLIT, TaskDataset
+from peftkit.data.domains import OTHERS_SPLIT, UNLABELED_SPLIT, training_examples
 from peftkit.data.formats import Encoded, Format, format_of
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS
 from peftkit.data.unknown_tokens import count_unknown_tokens
@@ -71,6 +72,7 @@ class EncodedSplits:
     holdout: Encoded | None
     costs: dict[str, float]  # of the reference
     calibration: Encoded | None = None
+    others: Encoded | None = None  # of the domains that are not scored
 
 
 def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits]:
@@ -82,14 +84,14 @@ def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits
     config, data, audit = context.config, context.dataset, context.result["audit"]
     trained_on, has_teacher = config.task.splits["train"], config.distill.teacher is not None
     examples, tables = data.splits[trained_on], {name: data.splits[name] for name in config.task.splits["validation"]}
-    if CALIBRATION_SPLIT in data.splits:
-        tables[CALIBRATION_SPLIT] = data.splits[CALIBRATION_SPLIT]
+    tables |= {name: data.splits[name] for name in (CALIBRATION_SPLIT, OTHERS_SPLIT) if name in data.splits}
     if config.early_stopping.patience is not None:
         examples, tables[HOLDOUT_EXAMPLES] = split_holdout(data, config.task, config.early_stopping.holdout)
     requested = len(examples)
     reference = score_reference(config, context.model_source, {**tables, TRAINING_EXAMPLES: examples})
     if has_teacher and generates_text(config.task):
         examples, audit["taught"] = teacher_answers(config, examples, context.folder)
+    examples = training_examples(examples, data.splits)
     bundle, train = build(config, context.model_source, data.label_names, examples)
     train = reference.add_likelihoods(TRAINING_EXAMPLES, train)
     if has_teacher and not generates_text(config.task):
@@ -102,6 +104,7 @@ def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits
     counts = count_unknown_tokens(bundle.format, train)  # `build` warned about these
     audit["unknown_tokens"] = {} if counts is None else {trained_on: counts.share}
     audit["unknown_tokens"] |= warn_unknown_tokens(bundle.format, context.model_source, encoded)
+    audit["rows"] |= {name: len(data.splits[name]) for name in (UNLABELED_SPLIT,) if name in data.splits}
     audit["rows"][trained_on] = requested  # before a teacher drops or adds any
     if (weights := class_weights(config.task, data.label_names, train.labels)) is not None:
         audit["class_weights"] = weights
@@ -110,8 +113,9 @@ def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits
     if is_prompted(config):
         audit["shots"] = _count_shots(config, bundle.format, encoded)
     calibration = encoded.pop(CALIBRATION_SPLIT, None)
+    others = encoded.pop(OTHERS_SPLIT, None)
     train.positions.clear()  # only predictions need them, and training would keep them in memory
-    return bundle, EncodedSplits(train, encoded, holdout, reference.costs, calibration)
+    return bundle, EncodedSplits(train, encoded, holdout, reference.costs, calibration, others)
 
 
 def score_reference(

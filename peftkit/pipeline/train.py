@@ -24,6 +24,7 @@ from peftkit.data.samplers import LengthGroupedSampler, SharedBatches, TokenBudg
 from peftkit.methods import Parameters, count_parameters, replace_prompt_encoders
 from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
+from peftkit.pipeline.domains import domain_objective
 from peftkit.pipeline.evaluate import holdout_score, output_reader, predict_encoded
 from peftkit.pipeline.examples import EncodedSplits, RunContext
 from peftkit.pipeline.measures import general_text, mean_bits_per_byte
@@ -56,6 +57,9 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
         evaluate_epochs=config.trial and patience is None,
     )
     sampler = train_sampler(config, encoded, arguments)
+    loss = custom_loss(config, bundle, encoded)
+    if isinstance(loss, training.DomainAdversarialLoss):
+        loss.attach(bundle.model)
     trainer = make_trainer(
         config,
         bundle,
@@ -66,7 +70,7 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
         if holdout is None
         else lambda evaluation: {"score": holdout_score(config, bundle, evaluation.predictions, holdout)},
         train_sampler=shared_order(sampler, encoded, arguments),
-        loss=custom_loss(config, bundle, encoded),
+        loss=loss,
         patience=patience,
         log_file=context.folder / "log.jsonl",
     )
@@ -85,6 +89,8 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
     if before:
         training.reset_preparation(trainer)
     fit = training.fit(trainer, context.checkpoints)
+    if isinstance(loss, training.DomainAdversarialLoss):
+        loss.detach(bundle.model)
     if config.trial:
         context.result["curve"] = _curve(fit)
     parameters = count_parameters(bundle.model)
@@ -115,7 +121,7 @@ def make_trainer(
     if config.collator is None and bundle.format.output_kind in PADDING_ONLY:
         trainer.added_ids = bundle.tokenizer.all_special_ids
     trainer.splits_batches = bool(config.train.get("auto_find_batch_size", True))
-    trainer.depends_on_batch = isinstance(settings.get("loss"), training.ContrastiveLoss)
+    trainer.depends_on_batch = isinstance(settings.get("loss"), training.ContrastiveLoss | training.GroupDROLoss)
     trainer.chooses_attention = config.model.attn_implementation is None and not config.caches_features
     return trainer
 
@@ -163,7 +169,7 @@ def first_batches(
 
 def custom_loss(
     config: RunConfig, bundle: TrainingBundle, encoded: Encoded
-) -> training.ContrastiveLoss | training.Distillation | training.WeightedLoss | None:
+) -> training.ContrastiveLoss | training.Distillation | training.CountedLoss | None:
     """Return the loss of these training examples that replaces the model's own, or None.
 
     Raises:
@@ -171,6 +177,8 @@ def custom_loss(
     """
     if config.distill.teacher is not None and not generates_text(config.task):
         return training.Distillation(config.distill.temperature, config.distill.alpha)
+    if (objective := domain_objective(config, bundle.model, encoded)) is not None:
+        return objective
     weights = class_weights(config.task, bundle.format.names, encoded.labels)
     if weights is not None or config.task.focal_gamma is not None:
         tensor = None if weights is None else torch.tensor([*weights.values()])

@@ -27,6 +27,7 @@ WRITTEN = ("result.json", "config.yaml", "README.md", "report.html", "taught.jso
 LOCATIONS = {"model": ("model", ("checkpoint", "revision")), "data": ("task", ("dataset", "subset", "revision"))}
 PREDICTION_COLUMNS = (  # of predictions.parquet, besides those of the texts
     "id", "split", "label", "prediction", "scores", "label_name", "prediction_name", "probabilities",
+    "domain",
 )  # fmt: skip
 PACKAGES = ("peftkit", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes")
 
@@ -48,6 +49,10 @@ def run_id(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setup: M
         del settings["trial"], settings["search"]
     if config.calibration.holdout is None:
         del settings["calibration"]
+    if not config.domains.is_set:
+        del settings["domains"]
+    elif config.domains.objective != "group_dro":
+        settings["domains"]["step_size"] = None
     if config.distill.teacher is None:
         del settings["distill"]
     else:

@@ -3,6 +3,7 @@
 from peftkit.compat.trainer import reset_preparation
 from peftkit.training.arguments import own_trackers, precision_of, training_arguments
 from peftkit.training.callbacks import SparseCheckpointsCallback
+from peftkit.training.domains import DomainAdversarialLoss, DomainLoss, GroupDROLoss
 from peftkit.training.loop import (
     ModelScores,
     TrainingSummary,
@@ -17,19 +18,25 @@ from peftkit.training.loop import (
 from peftkit.training.losses import (
     TEACHER_COLUMN,
     ContrastiveLoss,
+    CountedLoss,
     Distillation,
     WeightedBinaryCrossEntropy,
     WeightedCrossEntropy,
     WeightedLoss,
 )
-from peftkit.training.outputs import OutputReader
+from peftkit.training.outputs import DOMAIN_COLUMN, OutputReader
 from peftkit.training.trainer import ScoringTrainer, scores_of
 from peftkit.training.trl import dpo_trainer, sft_trainer, sft_unsupported_reason
 
 __all__ = [
+    "DOMAIN_COLUMN",
     "TEACHER_COLUMN",
     "ContrastiveLoss",
+    "CountedLoss",
     "Distillation",
+    "DomainAdversarialLoss",
+    "DomainLoss",
+    "GroupDROLoss",
     "ModelScores",
     "OutputReader",
     "ScoringTrainer",

@@ -85,8 +85,27 @@ class _PrecomputedEmbeddings(nn.Module):
         return None
 
 
+class CountedLoss(ABC):
+    """A loss that is made of means, each over terms of its own, by whose counts the trainer weights a batch.
+
+    So a step has the gradient of one large batch, whatever batches and processes its examples are in.
+    """
+
+    @abstractmethod
+    def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Return the mean, or the means (means,), of a batch in fp32."""
+
+    @abstractmethod
+    def terms(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Return what each sum is divided by to give its mean, such as the number of examples."""
+
+    def combined(self, means: torch.Tensor) -> torch.Tensor:
+        """Return the loss; `means` are those of the batch, weighted by its share of the terms of a step."""
+        return means.sum()
+
+
 @dataclass(frozen=True)
-class WeightedLoss(ABC):
+class WeightedLoss(CountedLoss):
     """A loss over the logits of a head, divided by the sum of weights.
 
     The trainer weights each batch by its share of the `total` of an optimizer step, so that the gradient is that of one
@@ -105,6 +124,9 @@ class WeightedLoss(ABC):
         logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits.float()
         labels = batch["labels"]
         return self.summed(logits, labels) / self.total(labels)
+
+    def terms(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        return self.total(batch["labels"])
 
     @abstractmethod
     def summed(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

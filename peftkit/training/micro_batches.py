@@ -76,7 +76,9 @@ class SplittingTrainer(StepTrainer):
             )
         if self.depends_on_batch:
             fits = self._fitting(model, inputs)
-            raise MemoryError(f"{wrong}; set train.per_device_train_batch_size={fits}, with fewer negatives in a batch")
+            raise MemoryError(
+                f"{wrong}; set train.per_device_train_batch_size={fits}, with fewer examples in the loss of a batch"
+            )
         if not self.splits_batches or self.args.world_size > 1 or not parts_of(inputs, 1):
             half, steps = max(self.args.per_device_train_batch_size // 2, 1), self.args.gradient_accumulation_steps * 2
             raise MemoryError(

@@ -8,7 +8,8 @@ from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
-LABEL_INPUTS = ("labels", "start_positions", "end_positions")
+DOMAIN_COLUMN = "domain"  # of the number of each example's domain, for objectives over domains
+LABEL_INPUTS = ("labels", "start_positions", "end_positions", DOMAIN_COLUMN)  # not read by the model
 CHUNK_TOKENS = 256  # per conversion of logits to fp32: 50 MB with GPT-2's vocabulary; a whole batch takes gigabytes
 
 

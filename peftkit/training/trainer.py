@@ -32,7 +32,8 @@ from peftkit.training.callbacks import (
     SetEpochCallback,
     save_states,
 )
-from peftkit.training.losses import WeightedLoss
+from peftkit.training.domains import DomainAdversarialLoss, DomainCallback, DomainLoss, give_own_group
+from peftkit.training.losses import CountedLoss
 from peftkit.training.micro_batches import SplittingTrainer
 
 EAGER_TOKENS = 128  # of a batch on a CPU, up to which eager attention trains faster than sdpa
@@ -93,6 +94,8 @@ class ScoringTrainer(SplittingTrainer):
                 self.add_callback(SetEpochCallback(each))
         if schedule is not None:
             self.add_callback(ScheduleCallback(schedule, self.log))
+        if isinstance(loss, DomainLoss):
+            self.add_callback(DomainCallback(loss))
 
     def get_train_dataloader(self) -> Any:
         collator = self.data_collator
@@ -141,6 +144,13 @@ class ScoringTrainer(SplittingTrainer):
 
         LoRA+ (Hayou et al. 2024) has a higher rate for the matrices B and for vectors, such as trained biases.
         """
+        is_new = self.optimizer is None
+        optimizer = self._created_optimizer(model)
+        if is_new and isinstance(self.loss, DomainAdversarialLoss):
+            give_own_group(optimizer, self.loss.classifier)
+        return optimizer
+
+    def _created_optimizer(self, model: nn.Module | None) -> torch.optim.Optimizer:
         if self.loraplus_lr_ratio is not None and self.optimizer is None:
             module: Any = self.model if model is None else model
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, module)
@@ -176,7 +186,7 @@ class ScoringTrainer(SplittingTrainer):
         self.divides_loss = items is None  # otherwise the model or TRL divides by the tokens
         if self.divides_loss and batches:
             terms = [self._terms(batch).to(device) * (batch is not self.spare) for batch in batches]
-            items = self.accelerator.reduce(torch.stack(terms).sum(), "sum")  # type: ignore[assignment]
+            items = self.accelerator.reduce(torch.stack(terms).sum(0), "sum")  # type: ignore[assignment]
         return batches, items
 
     def _with_spare(self, batches: Iterator) -> Iterator:
@@ -189,8 +199,8 @@ class ScoringTrainer(SplittingTrainer):
             yield batch
 
     def _terms(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        if isinstance(self.loss, WeightedLoss):
-            return self.loss.total(batch["labels"])
+        if isinstance(self.loss, CountedLoss):
+            return self.loss.terms(batch)
         return loss_terms(batch, self.loss_shifts_labels)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -217,12 +227,16 @@ class ScoringTrainer(SplittingTrainer):
         The mean of the means of batches would weight the terms of a batch with few of them more than others.
         """
         if num_items_in_batch is None or not self.divides_loss:
-            return self._mean_loss(model, inputs, *args, num_items_in_batch=num_items_in_batch, **kwargs)
+            loss = self._mean_loss(model, inputs, *args, num_items_in_batch=num_items_in_batch, **kwargs)
+            return self._combined(loss)
         share = self._terms(inputs) / num_items_in_batch * self.accelerator.num_processes  # gradients are averaged
+        share = share.nan_to_num()  # of terms that no batch of this step has
         loss = self._mean_loss(model, inputs, *args, **kwargs)
-        if self.is_spare:
-            return loss * 0
-        return torch.where(share > 0, loss * share, 0.0)  # the mean of no terms is NaN
+        # the mean of no terms is NaN
+        return self._combined(loss * 0 if self.is_spare else torch.where(share > 0, loss * share, 0.0))
+
+    def _combined(self, loss: Any) -> Any:
+        return self.loss.combined(loss) if isinstance(self.loss, CountedLoss) else loss
 
     def _mean_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if self.loss is not None:

@@ -114,6 +114,28 @@ task=sst2 task.folds=5 task.max_eval_samples=9
 task=sst2 task.folds=5 job=plan
 task=sst2 task.folds=5 trial=true
 task=squad task.folds=5
+task=squad task.domain=a
+task=sst2 domains.leave_out=a
+task=sst2 task.domain=label
+task=sst2 task.shift=[label] source=hub
+task=sst2 task.shift=[lable] source=offline
+task=sst2 task.domain=a domains.leave_out=b domains.target=c domains.target_labels=5
+task=sst2 task.domain=a domains.target_labels=5
+task=sst2 task.domain=a domains.target=b
+task=sst2 task.domain=a domains.leave_out=all trial=true
+task=sst2 task.domain=a domains.leave_out=all job=plan
+task=sst2 task.domain=a domains.leave_out=all calibration.holdout=0.1
+task=sst2 task.domain=a domains.leave_out=b task.folds=5
+task=sst2 task.domain=a domains.target=b domains.target_labels=5 task.sampling=balanced
+task=sst2 task.domain=a domains.objective=adversrial
+task=sst2 task.domain=a domains.objective=group_dro model=t5
+task=sst2 task.domain=a domains.objective=group_dro method=adalora
+task=sst2 task.domain=a domains.objective=group_dro task.focal_gamma=2
+task=sst2 task.domain=a domains.objective=group_dro train.gradient_accumulation_steps=2
+task=sst2 task.domain=a domains.objective=adversarial method=linear_probe
+task=sst2 task.domain=a domains.objective=adversarial method=untuned
+task=sst2 task.domain=a domains.objective=group_dro domains.step_size=0
+job=bench task=sst2 task.domain=a domains.objective=group_dro
 job=predict input=a run=x predict.abstain=80
 job=predict input=a run=x predict.target_accuracy=2
 predict.abstain=0.8

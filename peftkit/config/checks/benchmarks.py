@@ -43,6 +43,8 @@ def _setting_errors(run: RunConfig) -> Iterator[str]:
         "trial": run.trial,
         "collator": run.collator, "model.keep_layers": run.model.keep_layers, "task.folds": task.folds,
         "task.class_weights": task.class_weights, "task.sampling": task.sampling, "task.focal_gamma": task.focal_gamma,
+        "domains.leave_out": run.domains.leave_out, "domains.target": run.domains.target,
+        "domains.objective": run.domains.objective,
         "method.quantization": method.quantization, "method.loraplus_lr_ratio": method.loraplus_lr_ratio,
     }  # fmt: skip
     changed = [f"train.{name}" for name, value in DEFAULTS.items() if run.train.get(name, value) not in (value, None)]

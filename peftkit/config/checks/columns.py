@@ -62,7 +62,7 @@ def _task_errors(run: RunConfig) -> Iterator[str]:
             continue
         is_train = split == task.splits["train"] and task.label is not None
         needed = [*task.text, *(label_columns(task) if is_train else [])] if task.text else []  # else they are guessed
-        needed += [task.id] if task.id is not None else []
+        needed += [name for name in (task.id, task.domain) if name is not None]
         names = column_names(file, needed)
         if names is not None and (
             message := missing_columns(task, [*names, *_fields(needed, names)], needed, str(file))
@@ -155,6 +155,8 @@ def missing_columns(task: TaskConfig, names: Collection[str], needed: Sequence[s
         fixes.append(typed("task.label", labels if isinstance(task.label, list) else labels[0]))
     if task.id in missing:
         fixes.append(typed("task.id", nearest[task.id] or "COLUMN"))
+    if task.domain in missing:
+        fixes.append(typed("task.domain", nearest[task.domain] or "COLUMN"))
     message = (
         f"{where} has no column {', '.join(missing)}, but {listed(names, quote_spaces=True)}; set {' '.join(fixes)} "
         f"(task={task.name} reads {', '.join(needed)})"

@@ -34,10 +34,11 @@ def run_folder_errors(key: str, folder: Path, loads: bool) -> Iterator[str]:
         return
     if loads and (irregular := _irregular_file(folder)) is not None:
         yield f"{irregular} cannot be read: not a regular file; {AGAIN}"
-    elif loads and config is not None and config.task.folds is not None:
+    elif loads and config is not None and (config.task.folds is not None or config.domains.leaves_each_out):
+        key = "task.folds" if config.task.folds is not None else "domains.leave_out"
         yield (
             f"{folder} is a cross-validation, which keeps no model; train one on all examples: the same command "
-            "without task.folds"
+            f"without {key}"
         )
     elif loads and config is not None:
         found = list(_artifact_errors(folder, config))

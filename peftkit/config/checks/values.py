@@ -21,6 +21,7 @@ Found = tuple[str, str]  # the key, and the message about it
 MAX_INT = 2**53  # above it, floats are not exact
 EMBEDDING_INITS = ("pieces", "mean", "normal", "random")  # extend.init
 RUN_STATUSES = ("finished", "running", "interrupted", "failed", "skipped", "broken")  # filter.status
+SHIFTS = ("covariate", "label", "concept")  # task.shift
 LOSSES = ("sigmoid", "ipo", "hinge", "robust", "apo_zero")  # task.loss_type: TRL's names
 CHOICES: dict[str, tuple[Any, ...]] = {
     "job": tuple(JOBS),
@@ -34,6 +35,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "task.loss_type": (*LOSSES, None),
     "task.class_weights": ("balanced", None),  # or numbers by label
     "task.sampling": ("balanced", None),
+    "domains.objective": ("adversarial", "group_dro", None),
     "extend.init": EMBEDDING_INITS,
     "filter.status": (*RUN_STATUSES, None),
     "delete": (True, "checkpoints", None),
@@ -77,6 +79,7 @@ RANGES = (  # of values of the right type; null has no range
         "train.gradient_accumulation_steps train.logging_steps train.save_steps train.eval_steps "
         "train.eval_accumulation_steps train.adam_epsilon train.ddp_timeout train.dataloader_prefetch_factor "
         "train.save_total_limit train.torch_empty_cache_steps bench.seeds bench.slow_seeds threads "
+        "domains.target_labels domains.step_size "
         "method.config.r method.config.init_r method.config.target_r method.config.num_virtual_tokens "
         "method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size",
         _positive,
@@ -111,6 +114,11 @@ RANGES = (  # of values of the right type; null has no range
     | _rule("predict.abstain", lambda x: 0 <= x <= 1, "a probability from 0 to 1; use predict.abstain=0.8")
     | _rule(
         "predict.target_accuracy", lambda x: 0 < x <= 1, "a share above 0, at most 1; use predict.target_accuracy=0.95"
+    )
+    | _rule(
+        "task.shift",
+        lambda x: bool(x) and {*x} <= {*SHIFTS} and len({*x}) == len(x),
+        "some of covariate, label and concept, each once; use task.shift=[covariate]",
     )
     | _rule("task.folds", lambda x: x > 1, "2 folds or more; use task.folds=5")
     | _rule("task.fold", lambda x: x >= 0, "the number of a fold, from 0; use task.fold=0")

@@ -35,6 +35,7 @@ class Encoded:
         positions: data of each input for `decode`, documented by the `encode` of each format.
         answer_formats: (examples,) of instructions, the expected `AnswerFormat`.
         dropped_shots: few-shot examples that did not fit, over the whole split.
+        domains: the names of the domains whose numbers are among the inputs.
     """
 
     inputs: Dataset
@@ -46,6 +47,7 @@ class Encoded:
     positions: list[Any] = field(default_factory=list)
     answer_formats: list[Any] = field(default_factory=list)
     dropped_shots: int = 0
+    domains: list[str] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:

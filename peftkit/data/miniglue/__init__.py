@@ -28,6 +28,9 @@ from peftkit.data.miniglue.lexicon import (
     sentence,
 )
 from peftkit.data.miniglue.pairs import Example
+from peftkit.data.miniglue.shifts import DOMAINS, with_domains
+
+__all__ = ["DOMAINS", "TASKS", "TEST_EXAMPLES", "miniglue", "sentences", "with_domains"]
 
 TEST_EXAMPLES = 100
 

@@ -14,6 +14,8 @@ from peftkit.config.record_schema import MAX_COUNT, MAX_NUMBER
 from peftkit.leaderboard.archive import read_text
 from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.costs import COSTS
+from peftkit.leaderboard.domains import NOTE as DOMAINS_NOTE
+from peftkit.leaderboard.domains import domain_cells
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.letters import shades
@@ -71,6 +73,7 @@ def page_data(board: Board, command: str = "") -> dict[str, Any]:
         "runs": len(board.runs),
         "notes": [*verdict.notes, *filter(None, [curve_note, comparison_note])],
         "language_note": NOTE,
+        "domains_note": DOMAINS_NOTE,
         "judged_note": JUDGE_NOTE,
         "command": command,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -85,6 +88,7 @@ def _boards(board: Board) -> list[dict[str, Any]]:
             "offline": title.startswith("OFFLINE"),
             "headlines": lines,
             "language": language_cells(entries, title),
+            "domains": domain_cells(entries, title),
             "judged": judge_tables(entries, title),
             "records": [
                 [*names, *record] for (board_title, *names), record in verdict.records.items() if board_title == title

@@ -1,16 +1,16 @@
 """The sections of scores beside those of the run itself: of its folds, and of its evaluations on other data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peftkit.config.json_files import read_json
 from peftkit.pipeline.report.run_data import RunData, Section
-from peftkit.results.page import paragraph, table
+from peftkit.results.page import Html, paragraph, table
 
 
 def other_scores(run: RunData) -> list[Section]:
     """Return the sections that apply to a run."""
-    return [*_folds(run), *_thresholds(run), *_evaluations(run)]
+    return [*_folds(run), *_domains(run), *_thresholds(run), *_evaluations(run)]
 
 
 def _folds(run: RunData) -> list[Section]:
@@ -29,6 +29,44 @@ def _folds(run: RunData) -> list[Section]:
         "are of all these predictions together. No model is kept; the learning curve of a fold is in its folder."
     )
     return [Section("Folds", [table("Scores by fold", headings, [*rows, spread], headings[1:]), paragraph(note)])]
+
+
+def _domains(run: RunData) -> list[Section]:
+    found: Mapping[str, Any] = run.record.get("domains") or {}
+    if not found:
+        return []
+    metrics = list(found["average"])
+    content = [_domain_table("Scores by domain", found, metrics)]
+    if "others" in found:
+        content.append(_domain_table("Domains that were trained on", found["others"], metrics))
+    if "classifier" in found:
+        each = found["classifier"]
+        note = (
+            f"Of {each['examples']:,} validation examples, the domain classifier is right on {each['accuracy']:.1%}, a "
+            f"logistic regression on the same features on {each['probe_accuracy']:.1%}; chance is {each['chance']:.1%}."
+        )
+        content.append(paragraph(note))
+    if "group_weights" in found:
+        weights = [(name, f"{weight:.3f}") for name, weight in found["group_weights"].items()]
+        content.append(table("Weights of the domains at the end", ["domain", "weight"], weights, ["weight"]))
+    worst = found["worst"][metrics[0]]
+    lines = (f"worst domain: {worst['domain']}, {metrics[0]} {worst['value']:.3f}",) if len(found["scores"]) > 1 else ()
+    return [Section("Domains", content, lines=lines)]
+
+
+def _domain_table(title: str, found: Mapping[str, Any], metrics: Sequence[str]) -> Html:
+    rows = [
+        [name, f"{each['examples']:,}", *(_figure(each["scores"].get(metric)) for metric in metrics)]
+        for name, each in sorted(found["scores"].items())
+    ]
+    rows.append(["worst", "", *(f"{found['worst'][metric]['value']:.3f}" for metric in metrics)])
+    rows.append(["average", "", *(f"{found['average'][metric]:.3f}" for metric in metrics)])
+    headings = ["domain", "examples", *metrics]
+    return table(title, headings, rows, headings[1:])
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _thresholds(run: RunData) -> list[Section]:

@@ -1,6 +1,6 @@
 // Draws the page, and updates it after each change of a control.
 
-const SECTIONS = ["verdict", "table", "trade", "heat", "curves", "language", "judged", "failed"];
+const SECTIONS = ["verdict", "table", "trade", "heat", "curves", "language", "domains", "judged", "failed"];
 let pending = 0;
 
 function drawAll() {
@@ -42,15 +42,16 @@ function drawBoard() {
   byId("headlines").replaceChildren(...lines.filter(([task]) => task).flatMap(([task, text]) => [el("dt", {}, breakable(task)), el("dd", {}, breakable(text))]));
   if (!data.entries.length) byId("headlines").replaceChildren(el("dt", {}, "No entries yet"), el("dd", {}, "train first: python -m peftkit recipe=lora_glue"));
   drawNotes(here);
-  drawLanguage(here?.language ?? []);
+  drawLines("language", here?.language ?? [], data.language_note);
+  drawLines("domains", here?.domains ?? [], data.domains_note);
   drawJudged(here?.judged ?? []);
 }
 
-function drawLanguage(lines) {
-  byId("language").hidden = !lines.length;
+function drawLines(id, lines, note) {
+  byId(id).hidden = !lines.length;
   if (!lines.length) return;
-  byId("language-note").textContent = data.language_note;
-  byId("language-table").replaceChildren(linesOf(lines));
+  byId(`${id}-note`).textContent = note;
+  byId(`${id}-table`).replaceChildren(linesOf(lines));
 }
 
 function drawJudged(judges) {
@@ -228,7 +229,7 @@ startTheme();
 byId("made").textContent = `${data.entries.length} entries of ${data.runs} runs, written ${data.written.replace("T", " ").replace("+00:00", " UTC")}`;
 byId("command").textContent = data.command;
 document.querySelector("nav").replaceChildren(
-  ...SECTIONS.filter((id) => (id !== "failed" || data.failed.length) && (!["language", "judged"].includes(id) || data.boards.some((each) => each[id].length))).map((id) => el("a", { href: `#${id}`, "data-to": id }, byId(id).querySelector("h2").textContent)),
+  ...SECTIONS.filter((id) => (id !== "failed" || data.failed.length) && (!["language", "domains", "judged"].includes(id) || data.boards.some((each) => each[id].length))).map((id) => el("a", { href: `#${id}`, "data-to": id }, byId(id).querySelector("h2").textContent)),
 );
 document.querySelector("nav").addEventListener("click", (event) => {
   const id = event.target.dataset.to;
