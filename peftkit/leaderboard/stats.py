@@ -103,7 +103,7 @@ def differing_settings(families: Sequence[tuple], settings: Sequence[Mapping[str
         once = {(n.split(".")[-1], v): n for n, v in (chosen if is_enough else differing).items()}
         counts = Counter(last for last, _ in once)
         labels = [
-            (last if counts[last] == 1 and full.startswith(("train.", "method.", "task.")) else full, values)
+            (last if counts[last] == 1 and full.startswith(("train.", "method.", "task.", "setup.")) else full, values)
             for (last, values), full in once.items()
         ]
         for column, number in enumerate(members):  # a label has only settings that the entry has
