@@ -110,6 +110,16 @@ _JOBS = (
         input="optional",
     ),
     Job(
+        "combine",
+        "add, subtract and interpolate what runs learned: runs=[A,B] weights=[1,-0.5]",
+        "peftkit.jobs.combine:combine",
+        reads=("source", "data_root", "out", "force", "train.per_device_eval_batch_size"),
+        keys=("weights", "combine"),
+        ignores="the rest comes from the runs",
+        runs="optional",
+        input="optional",
+    ),
+    Job(
         "downstream",
         "train a task from a language modeling run and from its base: run=DIR model=bert task=sst2",
         "peftkit.jobs.downstream:downstream",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from peftkit.config.errors import UserError, error_summary
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import kind_of
-from peftkit.config.sections import Bench, Domains, Embed, Extend, Filter, Generate, Planning, Predict
+from peftkit.config.sections import Bench, Combine, Domains, Embed, Extend, Filter, Generate, Planning, Predict
 from peftkit.config.task import TaskConfig
 from peftkit.config.traits import Traits, traits_of
 
@@ -95,6 +95,7 @@ class RunConfig:
     run: str | None
     claim: str | None
     runs: list[str] | None
+    weights: list[float] | None
     results: list[str] | None
     watch: bool
     input: str | None
@@ -115,6 +116,7 @@ class RunConfig:
     extend: Extend
     embed: Embed
     predict: Predict
+    combine: Combine
     generate: Generate
     train: dict
     collator: dict | None
@@ -199,12 +201,13 @@ SECTIONS: dict[str, type] = {
     "model": ModelConfig, "method": MethodConfig, "task": TaskConfig, "early_stopping": EarlyStopping,
     "calibration": Calibration, "search": Search, "extend": Extend, "embed": Embed, "generate": Generate,
     "distill": Distill, "domains": Domains, "predict": Predict, "filter": Filter, "plan": Planning, "bench": Bench,
+    "combine": Combine,
 }  # fmt: skip
 
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
 
 ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier run folders lack
-    **dict.fromkeys(("collator", "allow_code", "delete", "tasks", "threads", "workers")),
+    **dict.fromkeys(("collator", "allow_code", "delete", "tasks", "threads", "weights", "workers")),
     "calibration": {"holdout": None, "thresholds": None},
     "plan": {"memory_gb": None, "measure": False},
     "bench": {"variants": [], "baseline": "trainer", "seeds": 1, "slow_seeds": 1, "ladder_seeds": 0},
@@ -212,6 +215,7 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
     "domains": {**dict.fromkeys(("leave_out", "target", "target_labels", "objective")), "step_size": 0.01},
     "filter": {each.name: None for each in dataclasses.fields(Filter)},
     "predict": {"abstain": None, "target_accuracy": None},
+    "combine": {each.name: None for each in dataclasses.fields(Combine)},
 }  # fmt: skip
 
 ADDED_TO_SECTIONS: dict[str, dict[str, Any]] = {
@@ -237,7 +241,7 @@ def with_later_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 NON_RESULT_KEYS = {
     "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "predict", "plan",
     "generate", "bench", "input", "output", "allow_code", "filter", "delete", "source", "data_root", "method.paper",
-    "method.traits", "cache_features", "threads", "workers", "sequential_seeds",
+    "method.traits", "combine.interpolate", "cache_features", "threads", "workers", "sequential_seeds",
     *(f"method.traits.{each.name}" for each in dataclasses.fields(Traits)),
 } | {
     f"train.{name}"

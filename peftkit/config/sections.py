@@ -45,6 +45,21 @@ class Predict:
     target_accuracy: float | None
 
 
+SVD = "_svd"  # ending of the methods that combine changes and then truncate the result to the rank of a LoRA
+DENSITY_METHODS = ("ties", "dare_linear", "dare_ties", "magnitude_prune")  # of combine.method: of LoRA or of changes
+LORA_METHODS = ("linear", "cat", "svd", *DENSITY_METHODS, *(f"{name}{SVD}" for name in DENSITY_METHODS))  # PEFT's names
+
+
+@dataclass
+class Combine:
+    method: str | None
+    density: float | None
+    majority_sign_method: str | None
+    svd_rank: int | None
+    extract_rank: int | None
+    interpolate: list[float] | None
+
+
 @dataclass
 class Planning:
     memory_gb: float | None

@@ -205,6 +205,8 @@ def _describe_one(node: ast.expr) -> str:
     name, inner = _generic(node)
     if name == "Literal":
         return " or ".join(str(_literal(part)) for part in inner)
+    if name == "list" and inner and ast.unparse(inner[0]) in ("int", "float"):
+        return "a list of numbers"
     return DESCRIPTIONS.get(name, ast.unparse(node))
 
 

@@ -42,7 +42,7 @@ from peftkit.pipeline.train import TrainedRun, run_costs, train
 from peftkit.results import run_folder
 from peftkit.results.locks import locked_folder
 from peftkit.results.model_card import model_card
-from peftkit.results.run_end import cause_of, record_failure, remove_leftovers
+from peftkit.results.run_end import record_failure, recorded_failure, remove_leftovers
 from peftkit.results.run_result import RunResult
 
 SHOWN_FINDINGS = 3  # of a report, after each run
@@ -82,9 +82,10 @@ def finetune(
             if is_main_process():  # what a process that was killed after the result has not done
                 remove_leftovers(folder)
                 if not (folder / REPORT).is_file():
-                    _write_report(context)
+                    write_report(context)
             if not is_nested:
-                log(f"finished already: {folder}, {_scores(RunResult(folder).record)} (force=true trains it again)")
+                scores = describe_scores(RunResult(folder).record)
+                log(f"finished already: {folder}, {scores} (force=true trains it again)")
             return folder
         if not is_nested:
             warn_substitutions(context.model_source, context.dataset.source)
@@ -97,7 +98,7 @@ def _train(context: RunContext) -> None:
     config, folder = context.config, context.folder
     log(f"{config.method.name} on {config.task.name}, {context.model_source.name}, {_label(config)} -> {folder}")
     context.result["meta"]["started"] = run_folder.now()
-    try:
+    with recorded_failure(folder, context.result, context.check_folder):
         if is_main_process():
             if config.force:
                 run_folder.delete_files(folder)
@@ -106,21 +107,14 @@ def _train(context: RunContext) -> None:
         with one_outcome(lambda error: record_failure(folder, context.result, error, context.check_folder)):
             if config.is_cross_validation:
                 cross_validate(context, _train_fold)
-                _finish(context, None)
+                finish_run(context, None)
             else:
                 _choose_settings(context)
                 _run_stages(context)
-    except BaseException as error:
-        failed = cause_of(error, folder, context.check_folder)
-        if is_main_process():
-            record_failure(folder, context.result, failed, context.check_folder)
-        if failed is error:
-            raise
-        raise failed from error
     if is_main_process():
         remove_leftovers(folder)
-        log(f"   {_scores(context.result)} in {context.result['costs']['train_seconds']:.0f} s")
-        _write_report(context)
+        log(f"   {describe_scores(context.result)} in {context.result['costs']['train_seconds']:.0f} s")
+        write_report(context)
 
 
 def skipped_run(config: RunConfig, reason: str | None) -> Path | None:
@@ -173,7 +167,18 @@ def _new_context(config: RunConfig) -> RunContext:
     source = find_model(config.model, config.source)
     dataset = read_dataset(config)
     sources, setup = describe_sources(config, source, dataset.source), execution_setup(config, dataset.is_split)
-    result: dict[str, Any] = {
+    result = new_result(config, sources, setup)
+    return RunContext(config, source, dataset, run_folder.run_folder(config, sources, setup), result)
+
+
+def new_result(config: RunConfig, sources: dict[str, Any], setup: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of a run that starts.
+
+    Args:
+        sources: the records of model and data.
+        setup: what determines the result besides settings and sources, from `execution_setup`.
+    """
+    return {
         "run": {
             "recipe": config.recipe,
             "config": config.to_dict(),
@@ -190,7 +195,6 @@ def _new_context(config: RunConfig) -> RunContext:
         "meta": run_folder.meta(config.seed, device_name(config.workers), setup["precision"])
         | {"threads": torch.get_num_threads()},
     }
-    return RunContext(config, source, dataset, run_folder.run_folder(config, sources, setup), result)
 
 
 def _choose_settings(context: RunContext) -> None:
@@ -240,7 +244,7 @@ def _run_stages(context: RunContext) -> None:
     if is_main_process():
         size = None if artifact is None else artifact_bytes(bundle, artifact)
         context.result["costs"] = run_costs(trained, splits.train, size, costs | splits.costs)
-        _finish(context, artifact)
+        finish_run(context, artifact)
     # in a search and in job=downstream all processes read the result that the main process writes
     trained.trainer.accelerator.wait_for_everyone()
 
@@ -264,7 +268,7 @@ def _verify(context: RunContext, bundle: TrainingBundle, trained: TrainedRun, sp
     return dict(measure_latency(config, bundle, splits.validation[name])) if is_main_process() else {}
 
 
-def _finish(context: RunContext, artifact: Path | None) -> None:
+def finish_run(context: RunContext, artifact: Path | None) -> None:
     """Write the model card and, as the last file that a finished run needs, its result."""
     if not is_main_process():
         return
@@ -277,13 +281,14 @@ def _finish(context: RunContext, artifact: Path | None) -> None:
     run_folder.write_result(folder, context.result)
 
 
-def _write_report(context: RunContext) -> None:
+def write_report(context: RunContext) -> None:
     """Write the report of a finished run and log its findings; a trial and a fold have none."""
     is_part = context.config.trial or context.config.task.fold is not None
     if not is_part and (report := try_report(context.folder)) is not None:
         log_warnings(report.findings[:SHOWN_FINDINGS])  # those about the data were logged before training
 
 
-def _scores(result: dict[str, Any]) -> str:
+def describe_scores(result: dict[str, Any]) -> str:
+    """Return the scores of a result in a line of the log."""
     scores = (f"{name} {entry['value']:.3f}" for name, entry in result["scores"].items())
     return ", ".join(scores) or "hidden labels, no score"

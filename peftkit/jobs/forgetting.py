@@ -1,7 +1,8 @@
 """Forgetting: the language modeling loss of a finished run with its method disabled, enabled and interpolated."""
 
 import tempfile
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,11 @@ class TextMeasurement:
         return state_drift(self.states, token_states(model, [ids for ids, _ in self.pairs], BATCH_BLOCKS))
 
 
-def forgetting(config: RunConfig) -> Path:
+def forgetting(config: RunConfig, scales: Sequence[float] = SCALES) -> Path:
     """Measure a finished run's language modeling before and after training and in between; record it in result.json.
+
+    Args:
+        scales: of the run's change; 1, the run itself, is always among them.
 
     Raises:
         UserError: the text or the run's data cannot be read, or the method does not modify its base.
@@ -81,8 +85,8 @@ def forgetting(config: RunConfig) -> Path:
         (is_prompted(trained), f"{folder}: no weights were trained; use a run with trained weights"),
         (trained.vocab is not None, f"{folder}: has tokens that its base lacks (vocab=); use a run without new tokens"),
     )
-    text, documents = _read_text(config)
-    data = _scored_examples(config, run)
+    text, documents = read_text(config)
+    data = load_scored_examples(config, run)
     warn_substitutions(run.source, data.source)
     source = base_source(run)
     reference = score_reference(trained, source, data.splits, run_tokenizer_source(run))
@@ -101,13 +105,11 @@ def forgetting(config: RunConfig) -> Path:
             return task_score(score_splits(trained, bundle, data, Path(scratch, "scores.parquet"), reference)[0])
 
     curve = []
-    for scale in SCALES if pairs is not None else (0.0, 1.0):
-        with (
-            nullcontext() if scale == 1 else disabled_adapters(bundle.model) if pairs is None else scaled(pairs, scale)
-        ):
+    for scale in sorted({*scales, 1.0}) if pairs is not None else (0.0, 1.0):
+        with _scaled_to(scale, pairs, bundle.model):
             curve.append({"scale": scale, "loss": measurement.measure_on(tuned), "score": score()})
         if scale == 0:
-            _check_equals_base(abs(curve[0]["loss"] - before), "scaled to 0")
+            _check_equals_base(abs(curve[-1]["loss"] - before), "scaled to 0")
     record = {
         "measure": measurement.measure,
         "unit": "1 - cosine" if measurement.measure == DRIFT else "nats per token",
@@ -116,7 +118,7 @@ def forgetting(config: RunConfig) -> Path:
         "text_revision": documents_fingerprint(documents),
         "tokens": measurement.tokens,
         "before": before,
-        "after": curve[-1]["loss"],
+        "after": next(point["loss"] for point in curve if point["scale"] == 1),
         "off_difference": abs(before - base),
         "curve": curve,
         "curve_reason": None if pairs is not None else f"{trained.method.name} cannot be interpolated",
@@ -129,7 +131,7 @@ def forgetting(config: RunConfig) -> Path:
     return folder
 
 
-def _read_text(config: RunConfig) -> tuple[str, list[str]]:
+def read_text(config: RunConfig) -> tuple[str, list[str]]:
     """Return the name and the documents of the text: lines or column text of a file; by default the offline text."""
     if config.input is None:
         return "offline, held out: generated sentences and Python's language reference", offline_documents()[1]
@@ -146,7 +148,7 @@ def _read_text(config: RunConfig) -> tuple[str, list[str]]:
     return file.name, documents
 
 
-def _scored_examples(config: RunConfig, run: RunResult) -> TaskDataset:
+def load_scored_examples(config: RunConfig, run: RunResult) -> TaskDataset:
     """Load the examples that the run was scored on."""
     recorded = run.record["audit"]["sources"]["data"]
     task = replace(run.config.task, splits={**run.config.task.splits, "train": None})
@@ -219,6 +221,13 @@ def _tuned_model(base_model: PreTrainedModel, bundle: TrainingBundle) -> tuple[P
     base, part = shared_modules(base_model, plain)
     pairs = adapter_pairs(bundle.model) if is_peft else weight_pairs(part, base)
     return with_tuned_module(base_model, plain).eval(), pairs
+
+
+def _scaled_to(scale: float, pairs: WeightPairs | None, model: Any) -> AbstractContextManager[None]:
+    """Return a context with a scale of the method's change; a method without weight pairs has 0 and 1 only."""
+    if scale == 1:
+        return nullcontext()
+    return disabled_adapters(model) if pairs is None else scaled(pairs, scale)
 
 
 def _check_equals_base(difference: float, how: str) -> None:

@@ -73,7 +73,8 @@ def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[
     settings |= flatten({"sources.model": {name: sources["model"].get(name) for name in ("revision", "pooling")}})
     settings["sources.data.revision"] = str(sources["data"].get("revision"))
     minor = {name: ".".join(versions[name].split(".")[:2]) for name in RESULT_PACKAGES if name in versions}
-    settings |= flatten({"setup": record["run"].get("setup") or {}, "versions": minor})
+    setup = {name: value for name, value in (record["run"].get("setup") or {}).items() if name != "artifacts"}
+    settings |= flatten({"setup": setup, "versions": minor})
     return {name: value if len(value) <= MAX_VALUE else _shortened(value) for name, value in settings.items()}
 
 

@@ -34,7 +34,7 @@ def merge_adapter(model: nn.Module) -> nn.Module:
         return model
     base = model.get_base_model()
     is_tied = getattr(base.config, "tie_word_embeddings", False)
-    _copy_shared_weights(base)
+    copy_shared_weights(base)
     for name, module in list(base.named_modules()):
         # PEFT would set a weight on a head, which RoBERTa's does not have; LN tuning would leave it in its wrapper
         if isinstance(module, ModulesToSaveWrapper):
@@ -45,11 +45,11 @@ def merge_adapter(model: nn.Module) -> nn.Module:
     except (RuntimeError, ValueError, NotImplementedError) as error:  # such as a trained bias where the base has none
         raise UserError(f"the adapter cannot be merged: {error}; use the adapter folder") from error
     merged.config.tie_word_embeddings = is_tied  # PEFT sets it to False, by which UMT5 scales its outputs
-    _tie_equal_weights(merged)
+    tie_equal_weights(merged)
     return merged
 
 
-def _copy_shared_weights(model: nn.Module) -> None:
+def copy_shared_weights(model: nn.Module) -> None:
     """Give each module its own copy of a weight that several share: merging in place would change it for all."""
     owners = defaultdict(list)
     for module in model.modules():
@@ -60,7 +60,7 @@ def _copy_shared_weights(model: nn.Module) -> None:
             setattr(module, name, nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad))
 
 
-def _tie_equal_weights(model: PreTrainedModel) -> None:
+def tie_equal_weights(model: PreTrainedModel) -> None:
     """Tie the weights again that are still equal, or record in the config that the embeddings are no longer tied.
 
     `from_pretrained` leaves weights apart that are both in the file and differ, also where the config cannot record it.

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
 from peftkit.config import UserError, refusal
-from peftkit.config.families import FAMILIES, MEAN_POOLING, base_type
+from peftkit.config.families import FAMILIES, HEAD_SUBMODULES, LANGUAGE_MODEL_HEADS, MEAN_POOLING, base_type
 from peftkit.models.pooling import masked_mean
 
 
@@ -200,6 +200,23 @@ class T5EncoderForQuestionAnswering(T5EncoderPreTrainedModel):
         return QuestionAnsweringModelOutput(
             loss=loss, start_logits=start, end_logits=end, hidden_states=outputs.get("hidden_states")
         )
+
+
+def is_above_base(model: PreTrainedModel, name: str) -> bool:
+    """Return whether a weight is above the base, and not in a language model's output layer or a hidden head layer."""
+    parts = name.split(".")
+    is_above = model.base_model is not model and parts[0] != model.base_model_prefix
+    return is_above and (HEAD_SUBMODULES | LANGUAGE_MODEL_HEADS).isdisjoint(parts)
+
+
+def head_weights(model: PreTrainedModel) -> frozenset[str]:
+    """Return the names of the weights of a loaded base that are its task's: above it, or newly initialized."""
+    new, below = getattr(model, "new_head", ()), getattr(model, "new_base_weights", ())
+    return frozenset(
+        name
+        for name, _ in model.named_parameters(remove_duplicate=False)
+        if is_above_base(model, name) or name in below or name.rpartition(".")[0] in new
+    )
 
 
 def shared_modules(language_model: PreTrainedModel, tuned: PreTrainedModel) -> tuple[nn.Module, nn.Module]:

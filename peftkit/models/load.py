@@ -19,7 +19,6 @@ from peftkit.compat.transformers import disable_weight_packing
 from peftkit.config import ModelConfig, UserError, refusal
 from peftkit.config.families import (
     HEAD_SUBMODULES,
-    LANGUAGE_MODEL_HEADS,
     MEAN_POOLING,
     UNSUPPORTED,
     base_type,
@@ -32,7 +31,7 @@ from peftkit.config.progress import stage
 from peftkit.config.quoting import typed
 from peftkit.config.source import Source
 from peftkit.models.checkpoints import checkpoint_path, hub_arguments, load_pretrained_config, vector_pooling
-from peftkit.models.heads import Backbone, T5EncoderConfig, config_arguments, mean_pooling_config
+from peftkit.models.heads import Backbone, T5EncoderConfig, config_arguments, is_above_base, mean_pooling_config
 from peftkit.models.layers import keep_layers
 from peftkit.models.quantization import quantization_config
 
@@ -127,7 +126,8 @@ def load_model(
     heads = set() if auto.__name__.endswith("LM") else {name.partition(".")[0] for name in missing - below - base}
     loaded.missing_heads = sorted(heads)  # type: ignore[assignment]
     is_same_size = not hasattr(loaded, "replaced_outputs")
-    if is_same_size and any(name not in missing and _is_head(loaded, name) for name, _ in loaded.named_parameters()):
+    own_head = (name for name, _ in loaded.named_parameters() if is_above_base(loaded, name))
+    if is_same_size and any(name not in missing for name in own_head):
         loaded.head_labels = _reorder_head(loaded, labels, label_names or labels)  # type: ignore[assignment]
     return loaded
 
@@ -201,7 +201,7 @@ def read_checkpoint(
             raise refused from error
         raise
     for name, size, expected in sorted(info["mismatched_keys"]):
-        if not _is_head(model, name):
+        if not is_above_base(model, name):
             raise UserError(
                 f"{source.name}: {name} has the shape {tuple(size)} in its file, but {tuple(expected)} by its "
                 "config.json; use the config.json and the weights of one checkpoint"
@@ -257,13 +257,6 @@ def _size_head(config: PretrainedConfig, kind: TaskKind, label_names: list[str] 
         config.problem_type = "regression" if label_names is None else "single_label_classification"
 
 
-def _is_head(model: PreTrainedModel, name: str) -> bool:
-    """Return whether a weight is above the base, and not in a language model's output layer or a hidden head layer."""
-    parts = name.split(".")
-    is_above = model.base_model is not model and parts[0] != model.base_model_prefix
-    return is_above and (HEAD_SUBMODULES | LANGUAGE_MODEL_HEADS).isdisjoint(parts)
-
-
 @torch.no_grad()
 def _reorder_head(model: PreTrainedModel, labels: list[str], names: list[str]) -> list[str]:
     """Put the outputs of a checkpoint's head into the order of the task's labels, if they are the same ones.
@@ -276,7 +269,7 @@ def _reorder_head(model: PreTrainedModel, labels: list[str], names: list[str]) -
         return labels
     order = [known.index(name.lower()) for name in names]
     for name, layer in model.named_modules():
-        if _is_head(model, name) and isinstance(layer, nn.Linear) and layer.out_features == len(order):
+        if is_above_base(model, name) and isinstance(layer, nn.Linear) and layer.out_features == len(order):
             for weight in layer.parameters():
                 weight.copy_(weight[order])
     return [labels[index] for index in order]

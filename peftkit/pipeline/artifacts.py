@@ -103,7 +103,7 @@ def _named_errors(folder: Path) -> Iterator[None]:
 
 
 def _load_bundle(run: RunResult, quantized: bool) -> TrainingBundle:
-    config, names = run.config, run.label_names
+    config = run.config
     has_weights = (run.folder / "model").is_dir() or (run.folder / "adapter" / ADAPTER_FILE).is_file()
     if not has_weights and not is_prompted(config):
         raise UserError(f"{run.folder} has neither model/ nor adapter/{ADAPTER_FILE}; train it again with force=true")
@@ -116,16 +116,21 @@ def _load_bundle(run: RunResult, quantized: bool) -> TrainingBundle:
         if missing := sorted(found["missing_keys"]):
             raise UserError(f"{trained} lacks weights: {', '.join(missing[:3])}; train the run again")
     else:
-        choice = (config.model, base_source(run), tokenizer, head_kind(config), names)
-        model = load_model(*choice, config.method.quantization)
-        if config.method.quantization and not quantized:
-            model = copy_dequantized(load_model(*choice), model)
+        model = load_base(run, tokenizer, quantized)
         if config.vocab is not None:
             add_new_rows(model, run.folder / "adapter")
         if not is_prompted(config):
             model = load_adapter(model, run.folder / "adapter")
     model.eval()
     return TrainingBundle(model, tokenizer, run_format(run, config, tokenizer))
+
+
+def load_base(run: RunResult, tokenizer: Any, quantized: bool = True) -> Any:
+    """Load the base of a run's training below a newly initialized head; `quantized` is that of `load_bundle`."""
+    settings = run.config.method.quantization
+    choice = (run.config.model, base_source(run), tokenizer, head_kind(run.config), run.label_names)
+    model = load_model(*choice, settings)
+    return copy_dequantized(load_model(*choice), model) if settings and not quantized else model
 
 
 def run_format(run: RunResult, config: RunConfig, tokenizer: Any) -> Format:

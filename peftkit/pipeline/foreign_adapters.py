@@ -71,23 +71,35 @@ def merge_foreign_adapter(folder: Path, model: ModelConfig, base: Source) -> Pat
     return merged
 
 
+def load_foreign_adapter(folder: Path, model: ModelConfig, base: Source) -> tuple[Any, Any]:
+    """Return a base with an adapter merged in, and the base; arguments and errors as of `merge_foreign_adapter`."""
+    tokenizer = load_tokenizer(base)
+    return merge_adapter(_load(folder, model, base, tokenizer)).eval(), _load_base(folder, model, base, tokenizer)
+
+
 def _load(folder: Path, model: ModelConfig, base: Source, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Return the base with an adapter, which is not merged."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
+            return load_adapter(_load_base(folder, model, base, tokenizer), folder).eval()
+    except (ValueError, RuntimeError, UserWarning) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder} does not fit its base {base.name}: {reason}") from error
+
+
+def _load_base(folder: Path, model: ModelConfig, base: Source, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Return the base with a new head of the kind of task that an adapter was trained for."""
     settings = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
     task_type = settings.get("task_type")
     if task_type is None and not HEADS.isdisjoint(settings.get("modules_to_save") or ()):
-        raise UserError(f"model.checkpoint={folder} has a head of an unknown task; set task_type in its {ADAPTER_FILE}")
+        raise UserError(f"{folder} has a head of an unknown task; set task_type in its {ADAPTER_FILE}")
     kinds = [name for name, kind in KINDS.items() if kind.task_types.get(model.family) == task_type]
     kind = kinds[0] if task_type and kinds else LANGUAGE_MODELS[model.family]
     names = None
     if KINDS[kind].has_label_names and model.family != SEQ2SEQ:
         names = [f"LABEL_{number}" for number in range(_outputs(folder))]
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
-            return load_adapter(load_model(model, base, tokenizer, kind, names), folder).eval()
-    except (ValueError, RuntimeError, UserWarning) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"model.checkpoint={folder} does not fit its base {base.name}: {reason}") from error
+    return load_model(model, base, tokenizer, kind, names)
 
 
 def _outputs(folder: Path) -> int:
@@ -95,7 +107,7 @@ def _outputs(folder: Path) -> int:
     weights = load_peft_weights(str(folder), device="cpu")
     heads = [len(weight) for name, weight in weights.items() if name.endswith(OUTPUT_LAYERS)]
     if not heads:
-        raise UserError(f"model.checkpoint={folder} is an adapter without the head that it was trained with")
+        raise UserError(f"{folder} is an adapter without the head that it was trained with")
     return heads[-1]
 
 

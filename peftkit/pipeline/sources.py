@@ -135,14 +135,23 @@ def execution_setup(config: RunConfig, is_split: bool = False) -> dict[str, Any]
     if config.caches_features:
         found["frozen_dropout"] = "off"
     if config.distill.teacher is not None:
-        folders = (Path(config.distill.teacher) / name for name in ("adapter", "model", PROMPT_FOLDER))
-        artifact = next((folder for folder in folders if folder.is_dir()), None)
-        if artifact is None:
-            raise UserError(
-                f"distill.teacher={config.distill.teacher} has no model, as a trial has; use a run without trial=true"
-            )
-        found["teacher"] = fingerprint(artifact, (".safetensors", "prompt.json"))
+        found["teacher"] = artifact_fingerprint("distill.teacher", Path(config.distill.teacher))
     return found if config.vocab is None else {**found, "vocab": fingerprint(Path(config.vocab), VOCABULARY_FILES)}
+
+
+def artifact_fingerprint(key: str, run: Path) -> str:
+    """Return the hash of a run's trained weights, or of its prompt.
+
+    Args:
+        key: the key that names the run folder.
+
+    Raises:
+        UserError: it has neither.
+    """
+    artifact = next((run / name for name in ("adapter", "model", PROMPT_FOLDER) if (run / name).is_dir()), None)
+    if artifact is None:
+        raise UserError(f"{key}={run} has no model, as a trial has; use a run without trial=true")
+    return fingerprint(artifact, (".safetensors", "prompt.json"))
 
 
 def device_name(workers: int | str | None = None) -> str:

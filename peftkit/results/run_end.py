@@ -2,12 +2,13 @@
 
 import shutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from peftkit.config import UserError, error_summary
-from peftkit.config.console import log
+from peftkit.config.console import is_main_process, log
 from peftkit.config.errors import WriteError
 from peftkit.config.secrets import without_secrets
 from peftkit.config.write_failures import write_failure
@@ -25,6 +26,25 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(checkpoints)
     except OSError as error:  # the result is complete
         log(f"!! {error.filename or folder} remains ({error.strerror}); the same command removes it")
+
+
+@contextmanager
+def recorded_failure(folder: Path, result: dict[str, Any], check: Callable[[], None]) -> Iterator[None]:
+    """Record in a run folder why the run in this block failed or was interrupted, and raise its error.
+
+    Args:
+        result: what the run recorded so far.
+        check: raises an error if the folder is not that of the run any more.
+    """
+    try:
+        yield
+    except BaseException as error:
+        failed = cause_of(error, folder, check)
+        if is_main_process():
+            record_failure(folder, result, failed, check)
+        if failed is error:
+            raise
+        raise failed from error
 
 
 def cause_of(error: BaseException, folder: Path, check: Callable[[], None]) -> BaseException:

@@ -43,10 +43,12 @@ def run_id(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setup: M
         setup: further properties that determine the result, from `execution_setup`.
     """
     settings = {key: value for key, value in config.to_dict().items() if key not in NON_RESULT_KEYS}
-    for part in ("method", "train"):
+    for part in ("method", "train", "combine"):
         settings[part] = {key: value for key, value in settings[part].items() if f"{part}.{key}" not in NON_RESULT_KEYS}
     if not config.trial and not config.search.is_set:
         del settings["trial"], settings["search"]
+    if config.weights is None:
+        del settings["combine"]
     if config.calibration.holdout is None:
         del settings["calibration"]
     if not config.domains.is_set:

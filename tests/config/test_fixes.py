@@ -184,6 +184,16 @@ job=finetune input=x
 job=finetune output=x
 job=finetune extend.terms=x
 job=downstream run=x task=language_modeling
+job=combine
+job=combine runs=[x,y] weights=[1]
+job=combine runs=[x] combine.method=cat
+job=combine runs=[x,y] combine.method=tie
+job=combine runs=[x,y] combine.method=ties
+job=combine runs=[x,y] combine.density=0.5
+job=combine runs=[x,y] combine.majority_sign_method=total
+job=combine runs=[x,y] combine.svd_rank=8
+job=combine runs=[x,y] combine.method=cat combine.extract_rank=8
+weights=[1]
 job=judge run=x runs=[x,y]
 job=judge runs=[x,x]
 job=judge run=x generate.seeds=x

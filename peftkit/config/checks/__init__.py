@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from peftkit.config.checks.arithmetic import combine_errors
 from peftkit.config.checks.benchmarks import bench_errors
 from peftkit.config.checks.columns import column_errors
 from peftkit.config.checks.combinations import combination_errors
@@ -65,7 +66,7 @@ def run_errors(run: RunConfig) -> list[str]:
         for check in (
             combination_errors, job_errors, task_errors, kind_errors, prompting_errors, imbalance_errors, path_errors,
             output_errors, column_errors, search_errors, generation_errors, judging_errors, prediction_errors,
-            holdout_errors, bench_errors, sampling_errors, domain_errors,
+            holdout_errors, bench_errors, sampling_errors, domain_errors, combine_errors,
         )
         for message in check(run)
     ]  # fmt: skip

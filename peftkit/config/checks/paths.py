@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from peftkit.config.checks.rules import messages_of
-from peftkit.config.checks.run_folders import run_folder_errors
+from peftkit.config.checks.run_folders import is_foreign_adapter, run_folder_errors
 from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
 from peftkit.config.errors import Refusal, UserError, refusal
 from peftkit.config.files import ending_of, names_file, open_binary, reading
@@ -75,6 +75,8 @@ def _run_folder_errors(run: RunConfig) -> Iterator[str]:
         return
     key, folders = ("run", [run.run]) if run.run is not None else ("runs", run.runs or [])
     for folder in folders:
+        if job.name == "combine" and is_foreign_adapter(Path(folder)):
+            continue
         yield from run_folder_errors(key, Path(folder), loads=job.loads_model and job.name != "judge")
         if job.name not in ("merge", "embed") and is_file(Path(folder) / "vocabulary.json"):
             yield refusal(f"run={folder} is a vocabulary, not a run", f"~run ~job vocab={folder}")
@@ -82,7 +84,8 @@ def _run_folder_errors(run: RunConfig) -> Iterator[str]:
 
 def _input_errors(run: RunConfig) -> Iterator[str]:
     """Yield a message for a file that is missing or of a type that the job does not read; anything else is a text."""
-    name, endings = run.input, {"predict": FILES, "embed": TEXT_FILES, "forgetting": (".txt", *FILES)}.get(run.job)
+    reads_texts = run.job in ("forgetting", "combine")
+    name, endings = run.input, (".txt", *FILES) if reads_texts else {"predict": FILES, "embed": TEXT_FILES}.get(run.job)
     if name is None or endings is None:
         return iter(())
     if names_file(name, endings):
@@ -91,11 +94,11 @@ def _input_errors(run: RunConfig) -> Iterator[str]:
     is_path = names_file(name, (".txt", *FILES)) or (bool(Path(name).suffix) and is_file(name))
     return messages_of(
         (
-            run.job == "forgetting",
+            reads_texts,
             f"input={name} is not a file of texts; use input=FILE, one text per line (.txt), or a column text (.jsonl)",
         ),
         (
-            run.job != "forgetting" and is_path,
+            not reads_texts and is_path,
             f"input={name}: expected a file that ends in {', '.join(endings)}, or a text: input='a fine film'",
         ),
     )

@@ -12,6 +12,7 @@ from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import KINDS
 from peftkit.config.label_names import label_name
 from peftkit.config.run import ADDED_LATER, PROVENANCE, SECTIONS, RunConfig
+from peftkit.config.sections import LORA_METHODS
 from peftkit.config.signatures import annotation
 from peftkit.config.suggestions import RENAMED, nearest, section_error, takes_list, unknown_key, with_hint
 from peftkit.config.traits import Traits
@@ -39,6 +40,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "extend.init": EMBEDDING_INITS,
     "filter.status": (*RUN_STATUSES, None),
     "delete": (True, "checkpoints", None),
+    "combine.method": ("exact", *LORA_METHODS, None),
+    "combine.majority_sign_method": ("total", "frequency", None),
     "embed.pooling": ("mean", "cls", "last", None),
     "generate.algorithm": KINDS["instructions"].generators,
     "generate.generator": ("local", "endpoint"),
@@ -79,7 +82,7 @@ RANGES = (  # of values of the right type; null has no range
         "train.gradient_accumulation_steps train.logging_steps train.save_steps train.eval_steps "
         "train.eval_accumulation_steps train.adam_epsilon train.ddp_timeout train.dataloader_prefetch_factor "
         "train.save_total_limit train.torch_empty_cache_steps bench.seeds bench.slow_seeds threads "
-        "domains.target_labels domains.step_size "
+        "domains.target_labels domains.step_size combine.svd_rank combine.extract_rank "
         "method.config.r method.config.init_r method.config.target_r method.config.num_virtual_tokens "
         "method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size",
         _positive,
@@ -99,7 +102,7 @@ RANGES = (  # of values of the right type; null has no range
         lambda x: 0 < x < 1,
         "a number above 0 and below 1",
     )
-    | _rule("generate.max_rouge_l generate.top_p", lambda x: 0 < x <= 1, "a number above 0, at most 1")
+    | _rule("generate.max_rouge_l generate.top_p combine.density", lambda x: 0 < x <= 1, "a number above 0, at most 1")
     | _rule(
         "task.class_weights",
         lambda x: isinstance(x, str) or (bool(x) and all(map(_is_weight, x.values()))),

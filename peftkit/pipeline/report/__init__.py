@@ -11,6 +11,7 @@ from peftkit.config.console import log
 from peftkit.config.quoting import as_override
 from peftkit.pipeline.report.answers import BYTES, MARGINS, RANKS, answer_sections, extreme_section
 from peftkit.pipeline.report.classification import classification_sections
+from peftkit.pipeline.report.forgetting import forgetting_sections
 from peftkit.pipeline.report.multilabel import multilabel_sections
 from peftkit.pipeline.report.other_scores import other_scores
 from peftkit.pipeline.report.overview import CURVE, common_sections, headline
@@ -42,7 +43,7 @@ class Report:
         self.run = run
         kind = run.config.task.kind
         self.own = SECTIONS[kind](run) if kind in SECTIONS and run.columns.get("id") else []
-        self.sections = [*self.own, *other_scores(run), *common_sections(run)]
+        self.sections = [*self.own, *other_scores(run), *forgetting_sections(run), *common_sections(run)]
         self.page = self._page()
 
     @property

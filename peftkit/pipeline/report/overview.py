@@ -113,7 +113,8 @@ def _metric_of(run: RunData, name: str) -> tuple[Metric, list[int]] | None:
 
 
 def common_sections(run: RunData) -> list[Section]:
-    curve = [] if run.record.get("cross_validation") else [_curve(run)]  # each fold has its own
+    # each fold has its own, and a combination was not trained
+    curve = [] if run.record.get("cross_validation") or run.record.get("combination") else [_curve(run)]
     return [*curve, _data(run), _settings(run), _costs(run)]
 
 

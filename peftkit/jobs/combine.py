@@ -1,0 +1,209 @@
+"""job=combine: the changes that runs made to one base, added with signed weights, as a new run for each task."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from peftkit.config import RunConfig, refuse
+from peftkit.config.checks.run_folders import is_foreign_adapter
+from peftkit.config.console import log
+from peftkit.config.source import ADAPTER_FILE, fingerprint
+from peftkit.config.traits import Traits, traits_of
+from peftkit.data.offline_corpus import documents_fingerprint
+from peftkit.jobs.finetune import describe_scores, finish_run, new_result, write_report
+from peftkit.jobs.forgetting import forgetting, load_scored_examples, read_text
+from peftkit.methods import count_parameters
+from peftkit.pipeline import verify
+from peftkit.pipeline.artifacts import base_source, find_model, run_tokenizer_source, with_eval_batch_size
+from peftkit.pipeline.build import TrainingBundle
+from peftkit.pipeline.combination import Combination, ForeignAdapter, Target, WeightedRun, targets_of
+from peftkit.pipeline.examples import RunContext, score_reference, score_splits
+from peftkit.pipeline.export import export_artifact
+from peftkit.pipeline.foreign_adapters import base_of
+from peftkit.pipeline.measures import LATENCY_EXAMPLES, measure_latency
+from peftkit.pipeline.sources import artifact_fingerprint, execution_setup, warn_substitutions
+from peftkit.results import run_folder
+from peftkit.results.locks import locked_folder
+from peftkit.results.run_end import recorded_failure
+from peftkit.results.run_result import RunResult
+
+PAPER = "Ilharco et al. 2023, arXiv:2212.04089"
+SUMMED_COSTS = ("trainable_params", "train_seconds")
+SCALES = (1.0,)  # of which the general loss is measured, unless combine.interpolate names others
+
+
+def combine(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Path:
+    """Combine runs, and write a run folder for each of their tasks; return the first. Finished ones are skipped.
+
+    The loss on general text is measured as by job=forgetting.
+
+    Raises:
+        UserError: the runs have other bases, a method cannot be merged, or the data has changed.
+    """
+    runs = _open_runs(config)
+    config = replace(config, weights=[each.weight for each in runs])
+    targets = targets_of(runs)
+    contexts = [_new_context(config, runs, target) for target in targets]
+    combination = Combination(runs, config.combine)
+    for target, context in zip(targets, contexts, strict=True):
+        folder = context.folder
+        with locked_folder(folder) as context.check_folder:
+            if on_start is not None:
+                on_start(folder)
+            if not config.force and run_folder.is_finished(folder):
+                scores = describe_scores(RunResult(folder).record)
+                log(f"finished already: {folder}, {scores} (force=true combines again)")
+            else:
+                warn_substitutions(context.model_source, context.dataset.source)
+                _combine(context, target, combination)
+        _measure_language(config, folder)
+        write_report(context)
+    return contexts[0].folder
+
+
+def _open_runs(config: RunConfig) -> list[WeightedRun]:
+    """Return the runs and the adapters of other programs with their weights.
+
+    Raises:
+        UserError: a run is not finished, or an adapter has another base.
+    """
+    folders = [Path(each) for each in config.runs or ()]
+    weights = config.weights or [1.0] * len(folders)
+    found: list[RunResult | None] = [None if is_foreign_adapter(each) else RunResult.finished(each) for each in folders]
+    first = next(run for run in found if run is not None)
+    runs = [run or _open_adapter(folder, first, config.source) for folder, run in zip(folders, found, strict=True)]
+    return [WeightedRun(run, weight) for run, weight in zip(runs, weights, strict=True)]
+
+
+def _open_adapter(folder: Path, first: RunResult, source: str) -> ForeignAdapter:
+    """Return an adapter of another program on the base of a run: by its name, or by the content of its checkpoint."""
+    name, revision = base_of(folder / ADAPTER_FILE)
+    model, base = first.config.model, base_source(first)
+    if name not in {base.name, model.checkpoint, run_folder.checkpoint_name(asdict(base))}:
+        other = find_model(replace(model, checkpoint=name, revision=revision), source)
+        wrong = f"runs={folder} is an adapter of {name}, {first.folder} of {base.name}; name runs of one base"
+        refuse((other.revision != base.revision, wrong))
+    return ForeignAdapter(folder, model, base)
+
+
+def _new_context(config: RunConfig, runs: Sequence[WeightedRun], target: Target) -> RunContext:
+    """Read the data of a target; nothing is written yet. The config is that of its run, with another method."""
+    run = target.run
+    own = with_eval_batch_size(config, run.config)
+    rank = config.combine.extract_rank
+    lora = {"_target_": "peft.LoraConfig", **({} if rank is None else {"r": rank})}
+    makes_adapter = Combination(runs, config.combine).makes_adapter
+    method = replace(
+        own.method, name="combine", config=lora if makes_adapter else {"_target_": "peftkit.methods.Untuned"},
+        quantization=None, refuses={}, loraplus_lr_ratio=None, paper=PAPER,
+        traits=traits_of(lora, {}) if makes_adapter else Traits(trains=False, adapter=False),
+    )  # fmt: skip
+    chosen = replace(config, seed=own.seed, model=own.model, task=own.task, train=own.train, method=method)
+    data = load_scored_examples(config, run)
+    sources, recorded = run.record["audit"]["sources"], run.record["run"]["setup"]
+    setup = {**execution_setup(chosen, "split" in recorded), "runs": ", ".join(map(_label, runs))}
+    heads = [value for run, weight in target.heads for value in (_fingerprint(run), weight)]
+    setup["artifacts"] = [*(_fingerprint(each.run) for each in runs), *heads]
+    result = new_result(chosen, sources, setup)
+    rows = {**run.record["audit"]["rows"], **{name: len(table) for name, table in data.splits.items()}}
+    result["audit"] = {**run.record["audit"], "rows": rows}
+    return RunContext(chosen, base_source(run), data, run_folder.run_folder(chosen, sources, setup), result)
+
+
+def _fingerprint(run: RunResult | ForeignAdapter) -> str:
+    if isinstance(run, RunResult):
+        return artifact_fingerprint("runs", run.folder)
+    return fingerprint(run.folder, (".safetensors", ADAPTER_FILE))
+
+
+def _label(each: WeightedRun) -> str:
+    """Return the task and the method of a run, with a hash of its settings but the seed: seeds of an entry share it."""
+    if isinstance(each.run, ForeignAdapter):
+        return f"{each.run.folder.absolute().name}-{_fingerprint(each.run)[:8]}"
+    config, record = each.run.config, each.run.record
+    settings = run_folder.run_id(replace(config, seed=0), record["audit"]["sources"], _without_artifacts(record))
+    return f"{config.task.name}/{config.method.name}-{settings}"
+
+
+def _without_artifacts(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record["run"]["setup"].items() if name != "artifacts"}
+
+
+def _combine(context: RunContext, target: Target, combination: Combination) -> None:
+    """Write the run folder of one target, or record why it failed."""
+    config, folder, result = context.config, context.folder, context.result
+    terms = " ".join(f"{each.weight:+g} {_label(each)}" for each in combination.runs)
+    log(f"combine {terms} on {config.task.name}, {context.model_source.name}, seed {config.seed} -> {folder}")
+    result["meta"]["started"] = run_folder.now()
+    with recorded_failure(folder, result, context.check_folder):
+        if config.force:
+            run_folder.delete_files(folder)
+        run_folder.clear_torn(folder)
+        run_folder.write_config(folder, config)
+        run_folder.write_result(folder, result)
+        bundle, found = combination.bundle(target)
+        result["combination"] = _describe(combination.runs, target, found)
+        _score_and_verify(context, target, bundle)
+    log(f"   {describe_scores(result)}")
+
+
+def _score_and_verify(context: RunContext, target: Target, bundle: TrainingBundle) -> None:
+    config, folder, result, data = context.config, context.folder, context.result, context.dataset
+    verify.start_verifier()
+    reference = score_reference(config, context.model_source, data.splits, run_tokenizer_source(target.run))
+    result["scores"], costs = score_splits(config, bundle, data, folder / "predictions.parquet", reference)
+    artifact = export_artifact(bundle, folder, context.model_source)
+    name = config.task.splits["validation"][0]
+    result["gates"] = verify.verify_run(config, bundle, data.splits[name], folder, target.run.label_names)
+    total = count_parameters(bundle.model).total
+    first = data.splits[name].select(range(min(LATENCY_EXAMPLES, len(data.splits[name]))))
+    latencies = measure_latency(config, bundle, reference.add_likelihoods(name, bundle.format.encode(first)))
+    result["costs"] = {
+        **_summed_costs(result["combination"]["runs"]),
+        "head_params": target.run.costs["head_params"],
+        "total_params": total,
+        "adapter_bytes": run_folder.folder_bytes(artifact),
+        **costs,
+        **latencies,
+    }
+    finish_run(context, artifact)
+
+
+def _describe(runs: Sequence[WeightedRun], target: Target, found: dict[str, Any]) -> dict[str, Any]:
+    """Return `combination` of result.json."""
+    norms, rest = found["norms"], {name: value for name, value in found.items() if name != "norms"}
+    entries = [
+        {"folder": _short(each.run.folder), "weight": each.weight, "norm": norm, **_properties(each.run)}
+        for each, norm in zip(runs, norms, strict=True)
+    ]
+    heads = [{"folder": _short(run.folder), "weight": weight} for run, weight in target.heads]
+    return {"runs": entries, "heads": heads, **rest}
+
+
+def _properties(run: RunResult | ForeignAdapter) -> dict[str, Any]:
+    """Return the task, the method, the seed and the costs of a run; of an adapter of another program nothing."""
+    if isinstance(run, ForeignAdapter):
+        return {}
+    costs = {name: run.costs.get(name) for name in SUMMED_COSTS}
+    return {"task": run.config.task.name, "method": run.config.method.name, "seed": run.config.seed, **costs}
+
+
+def _short(folder: Path) -> str:
+    """Return <task>/<model>/<method>/seed-<n>-<id>, without folders of this machine."""
+    return str(Path(*folder.resolve().parts[-4:]))
+
+
+def _summed_costs(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the sums of trained weights and of training time over the runs, each of which counts once."""
+    distinct = {entry["folder"]: entry for entry in entries}.values()
+    return {name: sum(each.get(name) or 0 for each in distinct) for name in SUMMED_COSTS}
+
+
+def _measure_language(config: RunConfig, folder: Path) -> None:
+    """Measure the general loss of a combination at the requested scales, unless it is recorded already."""
+    scales = config.combine.interpolate or SCALES
+    found = RunResult(folder).record["forgetting"] or {"curve": [], "text_revision": None}
+    is_same_text = found["text_revision"] == documents_fingerprint(read_text(config)[1])
+    if not is_same_text or not {*scales} <= {point["scale"] for point in found["curve"]}:
+        forgetting(replace(config, job="forgetting", run=str(folder)), scales)
