@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 __all__ = [
     "Conv1D",
     "attention_implementation",
+    "auto_model_class",
     "compute_in_fp32",
     "dequantized",
     "eager_attention",
@@ -29,6 +30,11 @@ __all__ = [
     "set_attention_implementation",
     "uses_reentrant_checkpointing",
 ]
+
+
+def auto_model_class(auto: Any, config: PretrainedConfig) -> Any:
+    """Return the class of the model that an Auto class loads for a config."""
+    return auto._model_mapping[type(config)]
 
 
 def register_sdpa_attention(name: str, attention: Callable[..., Any]) -> None:

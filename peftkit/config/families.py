@@ -35,6 +35,26 @@ class Modules(NamedTuple):
         }[kind]
 
 
+class Attention(NamedTuple):
+    """Names in an attention module, by which its heads are removed; `Modules.attention_output` finds its `output`.
+
+    Args:
+        inputs: projections to queries, keys and values, or the one to all three.
+        output: projection that reads the outputs of all heads, side by side.
+        head_size: attribute with the width of a head.
+        heads: attribute with the number of heads, where the module has one.
+        width: attribute with the width of all heads.
+        position_biases: embedding of a position bias for each head, which only the first layer of a stack has.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    head_size: str
+    heads: str | None = None
+    width: str | None = None
+    position_biases: str | None = None
+
+
 @dataclass(frozen=True)
 class Family:
     """Models with the same modules. A new family is a record here and a YAML in conf/model.
@@ -49,6 +69,7 @@ class Family:
         language_model_head: modules of the pretrained head over the vocabulary.
         modules: names of the modules in its layers.
         stand_in: the small model that replaces its checkpoints offline, as `model.stand_in` names it.
+        attention: names in its attention modules; without them its heads cannot be pruned.
         is_norm_first: a norm precedes the feed-forward.
         is_transposed: linear layers are transformers' Conv1D, which stores its weight transposed.
         norms: layer norms, where PEFT's LN tuning does not know them.
@@ -68,6 +89,7 @@ class Family:
     language_model_head: tuple[str, ...]
     modules: Modules
     stand_in: str
+    attention: Attention | None = None
     is_norm_first: bool = False
     is_transposed: bool = False
     norms: tuple[str, ...] = ()
@@ -87,6 +109,13 @@ _BERT_MODULES = Modules(
     layer_output=r".*\.layer\.\d+\.output\.LayerNorm",
     feed_forward=r".*\.layer\.\d+\.output",
 )
+_BERT_ATTENTION = Attention(
+    inputs=("self.query", "self.key", "self.value"),
+    output="output.dense",
+    head_size="self.attention_head_size",
+    heads="self.num_attention_heads",
+    width="self.all_head_size",
+)
 # PEFT's "output.dense" also matches the attention's output; IA3 (Liu et al. 2022, section 3.3) rescales keys, values
 # and the inner feed-forward
 _BERT_IA3 = (r".*\.self\.(key|value)|.*\.layer\.\d+\.output\.dense", r".*\.layer\.\d+\.output\.dense")
@@ -98,6 +127,14 @@ _T5_MODULES = Modules(
     layer_output=_T5_FEED_FORWARD,
     feed_forward=_T5_FEED_FORWARD,
 )
+_T5_ATTENTION = Attention(
+    inputs=("q", "k", "v"),
+    output="o",
+    head_size="key_value_proj_dim",
+    heads="n_heads",
+    width="inner_dim",
+    position_biases="relative_attention_bias",
+)
 
 _FAMILIES = (
     Family(
@@ -108,6 +145,7 @@ _FAMILIES = (
         language_model_head=("cls",),
         modules=_BERT_MODULES,
         stand_in="minilm",
+        attention=_BERT_ATTENTION,
         norms=("LayerNorm",),
         ia3=_BERT_IA3,
         reserved_positions=0,
@@ -121,6 +159,7 @@ _FAMILIES = (
         language_model_head=("lm_head",),
         modules=_BERT_MODULES,
         stand_in="minilm",
+        attention=_BERT_ATTENTION,
         norms=("LayerNorm",),
         ia3=_BERT_IA3,
         reserved_positions=2,
@@ -140,6 +179,12 @@ _FAMILIES = (
             feed_forward=r".*\.ffn",
         ),
         stand_in="minilm",
+        attention=Attention(
+            inputs=("q_lin", "k_lin", "v_lin"),
+            output="out_lin",
+            head_size="attention_head_size",
+            heads="n_heads",
+        ),
         norms=("LayerNorm", "sa_layer_norm", "output_layer_norm"),
         ia3=(r".*\.(k_lin|v_lin|lin2)", r".*\.lin2"),
         reserved_positions=0,
@@ -159,6 +204,9 @@ _FAMILIES = (
             feed_forward=r".*\.mlp",
         ),
         stand_in="gpt2-mini",
+        attention=Attention(
+            inputs=("c_attn",), output="c_proj", head_size="head_dim", heads="num_heads", width="split_size"
+        ),
         is_norm_first=True,
         is_transposed=True,
         reserved_positions=0,
@@ -177,6 +225,7 @@ _FAMILIES = (
             feed_forward=r".*\.mlp",
         ),
         stand_in="smollm2",
+        attention=Attention(inputs=("q_proj", "k_proj", "v_proj"), output="o_proj", head_size="head_dim"),
         is_norm_first=True,
         suggested="smollm2",
     ),
@@ -188,6 +237,7 @@ _FAMILIES = (
         language_model_head=("lm_head",),
         modules=_T5_MODULES,
         stand_in="t5-mini",
+        attention=_T5_ATTENTION,
         shares_position_biases=True,
         backbone="T5EncoderModel",
     ),
@@ -199,6 +249,7 @@ _FAMILIES = (
         language_model_head=(),
         modules=_T5_MODULES,
         stand_in="t5-mini",
+        attention=_T5_ATTENTION,
         encoder_of="t5",
         shares_position_biases=True,
         backbone="T5EncoderModel",

@@ -94,6 +94,14 @@ _JOBS = (
         writes="folder",
     ),
     Job(
+        "prune",
+        "remove attention heads of a run, the least important ones, into a run of its own: run=DIR prune.heads=0.3",
+        "peftkit.jobs.prune:prune",
+        reads=("data_root", "force"),
+        keys=("prune",),
+        run="required",
+    ),
+    Job(
         "report",
         "write report.html of a run folder: classes, mistakes, calibration, costs: run=DIR",
         "peftkit.jobs.report:report",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from peftkit.config.errors import UserError, error_summary
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import kind_of
-from peftkit.config.sections import Bench, Combine, Domains, Embed, Extend, Filter, Generate, Planning, Predict
+from peftkit.config.sections import Bench, Combine, Domains, Embed, Extend, Filter, Generate, Planning, Predict, Prune
 from peftkit.config.task import TaskConfig
 from peftkit.config.traits import Traits, traits_of
 
@@ -117,6 +117,7 @@ class RunConfig:
     embed: Embed
     predict: Predict
     combine: Combine
+    prune: Prune
     generate: Generate
     train: dict
     collator: dict | None
@@ -201,7 +202,7 @@ SECTIONS: dict[str, type] = {
     "model": ModelConfig, "method": MethodConfig, "task": TaskConfig, "early_stopping": EarlyStopping,
     "calibration": Calibration, "search": Search, "extend": Extend, "embed": Embed, "generate": Generate,
     "distill": Distill, "domains": Domains, "predict": Predict, "filter": Filter, "plan": Planning, "bench": Bench,
-    "combine": Combine,
+    "combine": Combine, "prune": Prune,
 }  # fmt: skip
 
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
@@ -216,6 +217,7 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
     "filter": {each.name: None for each in dataclasses.fields(Filter)},
     "predict": {"abstain": None, "target_accuracy": None},
     "combine": {each.name: None for each in dataclasses.fields(Combine)},
+    "prune": {"heads": None, "samples": 256},
 }  # fmt: skip
 
 ADDED_TO_SECTIONS: dict[str, dict[str, Any]] = {

@@ -67,6 +67,12 @@ class Planning:
 
 
 @dataclass
+class Prune:
+    heads: float | None
+    samples: int
+
+
+@dataclass
 class Bench:
     variants: list[str]
     baseline: str

@@ -55,6 +55,7 @@ def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[
     objective = (config.get("domains") or {}).get("objective")
     left_out |= set() if objective == "group_dro" else {"domains.step_size"}
     left_out |= set() if (config.get("distill") or {}).get("teacher") else {"distill"}
+    left_out |= set() if (config.get("prune") or {}).get("heads") else {"prune"}
     for part, names in PATHS.items():
         if sources[part].get("kind") == "folder" and sources[part].get("revision"):
             left_out.update(names)

@@ -27,8 +27,10 @@ from transformers import (
 )
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
+from peftkit.compat.transformers import auto_model_class
 from peftkit.config import UserError, refusal
 from peftkit.config.families import FAMILIES, HEAD_SUBMODULES, LANGUAGE_MODEL_HEADS, MEAN_POOLING, base_type
+from peftkit.models.attention_heads import pruned_class
 from peftkit.models.pooling import masked_mean
 
 
@@ -45,10 +47,17 @@ class Backbone:
             if type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
                 wrong = f"transformers has no encoder of {model_type} by itself"
                 raise UserError(refusal(wrong, "model=bert ~model.checkpoint", "model=t5"))
-            encoder: Any = MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)]
+            encoder = pruned_class(MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)], config)
             return encoder.from_pretrained(name, config=config, **arguments)  # type: ignore[no-any-return]
         arguments |= without_pooler(MODEL_MAPPING[type(config)])
-        return AutoModel.from_pretrained(name, config=config, **arguments)  # type: ignore[no-any-return]
+        backbone = loading_class(AutoModel, config)
+        return backbone.from_pretrained(name, config=config, **arguments)  # type: ignore[no-any-return]
+
+
+def loading_class(auto: Any, config: PretrainedConfig) -> Any:
+    """Return what loads a checkpoint: an Auto class, or the class of its model where heads were pruned."""
+    is_whole = auto is Backbone or not getattr(config, "pruned_heads", None)
+    return auto if is_whole else pruned_class(auto_model_class(auto, config), config)
 
 
 def without_pooler(model: type[PreTrainedModel]) -> dict[str, bool]:

@@ -10,8 +10,11 @@ def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
     """Keep only these layers of a model's stack, the initialization of a student (Sanh et al. 2019, section 2).
 
     Raises:
-        UserError: the model has fewer layers.
+        UserError: the model has fewer layers, or lost attention heads in them.
     """
+    if getattr(model.config, "pruned_heads", None):
+        wrong = "model.keep_layers does not work with a model whose attention heads were pruned"
+        raise UserError(refusal(wrong, "~model.keep_layers"))
     stacks = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.ModuleList)]
     name, stack = max(stacks, key=lambda each: len(each[1]))
     if layers[-1] >= len(stack):

@@ -31,7 +31,14 @@ from peftkit.config.progress import stage
 from peftkit.config.quoting import typed
 from peftkit.config.source import Source
 from peftkit.models.checkpoints import checkpoint_path, hub_arguments, load_pretrained_config, vector_pooling
-from peftkit.models.heads import Backbone, T5EncoderConfig, config_arguments, is_above_base, mean_pooling_config
+from peftkit.models.heads import (
+    Backbone,
+    T5EncoderConfig,
+    config_arguments,
+    is_above_base,
+    loading_class,
+    mean_pooling_config,
+)
 from peftkit.models.layers import keep_layers
 from peftkit.models.quantization import quantization_config
 
@@ -187,14 +194,14 @@ def read_checkpoint(
     if getattr(config, "attention_type", None) == "block_sparse":
         config.attention_type = "original_full"  # type: ignore[attr-defined]
     arguments: dict[str, Any] = {"config": config, "dtype": torch.float32, **hub_arguments(source)}
-    arguments["use_safetensors"] = True
+    arguments |= {"use_safetensors": True, "output_loading_info": True}
     if attention is not None:
         arguments["attn_implementation"] = attention
     if quantization:
         arguments["quantization_config"] = quantization_config(quantization)
     try:
-        model, info = auto.from_pretrained(
-            checkpoint_path(source), output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+        model, info = loading_class(auto, config).from_pretrained(
+            checkpoint_path(source), ignore_mismatched_sizes=True, **arguments
         )
     except (ValueError, OSError) as error:
         if refused := _load_refusal(error, auto, source, config, attention):
@@ -211,7 +218,7 @@ def read_checkpoint(
         model.base_model.pooler = None  # no head uses it, so that it would train without a gradient
     missing = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     if _renames_base(model) and missing.issuperset(name for name, _ in model.named_parameters()):
-        base, info = AutoModel.from_pretrained(checkpoint_path(source), output_loading_info=True, **arguments)
+        base, info = loading_class(AutoModel, config).from_pretrained(checkpoint_path(source), **arguments)
         setattr(model, model.base_model_prefix, base)
         below = {name for name in missing if name.startswith(f"{model.base_model_prefix}.")}
         missing = missing - below | {f"{model.base_model_prefix}.{name}" for name in info["missing_keys"]}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from transformers import AutoConfig
 
 from peftkit.config import ModelConfig, RunConfig, UserError, error_summary, is_prompted, kind_of, refuse
 from peftkit.config.console import log
@@ -19,6 +20,7 @@ from peftkit.data.formats import Format
 from peftkit.methods import load_adapter
 from peftkit.models.checkpoints import locate
 from peftkit.models.embedding_rows import add_new_rows
+from peftkit.models.heads import loading_class
 from peftkit.models.load import auto_class, load_model
 from peftkit.models.quantization import copy_dequantized
 from peftkit.pipeline.build import TrainingBundle, format_for, head_kind
@@ -110,7 +112,7 @@ def _load_bundle(run: RunResult, quantized: bool) -> TrainingBundle:
     tokenizer = run_tokenizer(config, run_tokenizer_source(run), base_source(run))
     if (run.folder / "model").is_dir():
         auto, trained = auto_class(config.model.family, config.task.kind), str(run.folder / "model")
-        model, found = auto.from_pretrained(
+        model, found = loading_class(auto, AutoConfig.from_pretrained(trained)).from_pretrained(
             trained, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
         if missing := sorted(found["missing_keys"]):

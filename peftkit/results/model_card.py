@@ -33,6 +33,8 @@ def model_card(result: Mapping[str, Any], artifact: str) -> str:
     )
     counts = ", ".join(f"{split} {count}" for split, count in audit["rows"].items())
     merge = f"Trained on a quantized base; {describe_merge(result['merge'])}.\n" if result.get("merge") else ""
+    pruning = result.get("pruning")
+    pruned = "Without {removed} of its {heads} attention heads, removed from `{run}`.\n" if pruning else ""
     return f"""---
 library_name: {"peft" if artifact == "adapter" else "transformers"}
 base_model: {base["name"]}
@@ -47,7 +49,7 @@ tags: [peftkit, {config.method.name}]
 Examples: {counts}. Seed {config.seed}. Trainable parameters: {costs["trainable_params"]:,} of {costs["total_params"]:,}
 ({costs["head_params"]:,} in the head), {costs["adapter_bytes"]:,} bytes in the checkpoint.
 Trained in {costs["train_seconds"]:.0f} s on {meta["device"]} in {meta["precision"]}.
-{merge}
+{merge}{pruned.format_map(pruning or {})}
 ## Load it
 
 ```python
@@ -79,6 +81,10 @@ def _loading_code(config: RunConfig, base: Mapping[str, Any], artifact: str) -> 
     kind, family = kind_of(config.task), config.model.family
     has_embeddings = kind.name == "retrieval"
     revision = f', revision="{base["revision"]}"' if base["kind"] in ("hub", "cache") else ""
+    if config.prune.heads is not None:
+        return """import peftkit  # transformers has no model with other numbers of heads in each layer
+
+model, tokenizer = peftkit.load(".")  # the folder of this card"""
     if artifact == "prompt":
         auto = "AutoModelForSeq2SeqLM" if family == "seq2seq" else "AutoModelForCausalLM"
         return f"""import json

@@ -55,6 +55,8 @@ def run_id(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setup: M
         del settings["domains"]
     elif config.domains.objective != "group_dro":
         settings["domains"]["step_size"] = None
+    if config.prune.heads is None:
+        del settings["prune"]
     if config.distill.teacher is None:
         del settings["distill"]
     else:

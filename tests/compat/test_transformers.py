@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     BigBirdConfig,
@@ -100,6 +101,11 @@ def test_an_output_layer_stays_untied_when_embeddings_are_resized() -> None:
     model.resize_token_embeddings(50, mean_resizing=False)
     assert model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr()
     torch.testing.assert_close(model.lm_head.weight[:40], model.shared.weight[:40] + 1)
+
+
+def test_an_auto_class_names_the_class_of_a_config() -> None:
+    found = transformers.auto_model_class(AutoModelForSequenceClassification, BertConfig())
+    assert found is BertForSequenceClassification
 
 
 def test_the_classes_of_layers() -> None:

@@ -126,6 +126,10 @@ def _run_errors(run: RunConfig) -> Iterator[str]:
             refusal("job=downstream compares a task with and without language modeling", "task=sst2"),
         ),
         (
+            job.name == "prune" and run.prune.heads is None,
+            refusal("job=prune needs the share of heads to remove", "prune.heads=0.3", verb="set"),
+        ),
+        (
             job.name == "downstream" and run.trial,
             refusal("trial=true does not work with job=downstream, which scores other examples", "~trial"),
         ),

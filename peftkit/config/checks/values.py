@@ -84,7 +84,7 @@ RANGES = (  # of values of the right type; null has no range
         "train.save_total_limit train.torch_empty_cache_steps bench.seeds bench.slow_seeds threads "
         "domains.target_labels domains.step_size combine.svd_rank combine.extract_rank "
         "method.config.r method.config.init_r method.config.target_r method.config.num_virtual_tokens "
-        "method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size",
+        "method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size prune.samples",
         _positive,
         "a number above 0",
     )
@@ -112,8 +112,7 @@ RANGES = (  # of values of the right type; null has no range
     | _rule(
         "train.adam_beta1 train.adam_beta2 train.label_smoothing_factor", lambda x: 0 <= x < 1, "0 or more, below 1"
     )
-    | _rule("train.warmup_ratio", lambda x: 0 <= x <= 1, "a number from 0 to 1")
-    | _rule("distill.alpha", lambda x: 0 <= x <= 1, "a number from 0 to 1")
+    | _rule("train.warmup_ratio distill.alpha", lambda x: 0 <= x <= 1, "a number from 0 to 1")
     | _rule("predict.abstain", lambda x: 0 <= x <= 1, "a probability from 0 to 1; use predict.abstain=0.8")
     | _rule(
         "predict.target_accuracy", lambda x: 0 < x <= 1, "a share above 0, at most 1; use predict.target_accuracy=0.95"
@@ -140,6 +139,7 @@ RANGES = (  # of values of the right type; null has no range
         "different numbers above 0; use search.learning_rates=[1e-4,3e-4], or search.learning_rates=null",
     )
     | _rule("search.halving_factor", lambda x: x > 1, "2 or more; use search.halving_factor=3")
+    | _rule("prune.heads", lambda x: 0 < x < 1, "a share above 0 and below 1; use prune.heads=0.3")
     | _rule("plan.memory_gb", _positive, "a number above 0; use plan.memory_gb=12")
     | _rule("method.loraplus_lr_ratio", lambda x: 1 <= x < float("inf"), "1 or more; use method.loraplus_lr_ratio=16")
     | _rule(
