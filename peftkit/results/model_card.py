@@ -32,6 +32,8 @@ def model_card(result: Mapping[str, Any], artifact: str) -> str:
         if source["substituted_for"]
     )
     counts = ", ".join(f"{split} {count}" for split, count in audit["rows"].items())
+    combination = result.get("combination")
+    combined = f"{describe_combination(combination)}\n\n" if combination else ""
     merge = f"Trained on a quantized base; {describe_merge(result['merge'])}.\n" if result.get("merge") else ""
     pruning = result.get("pruning")
     pruned = "Without {removed} of its {heads} attention heads, removed from `{run}`.\n" if pruning else ""
@@ -42,7 +44,7 @@ tags: [peftkit, {config.method.name}]
 ---
 # {config.method.name} of {base["name"]} on {config.task.name}
 
-{substitutions}| metric | validation |
+{substitutions}{combined}| metric | validation |
 |---|---|
 {scores}
 
@@ -56,12 +58,23 @@ Trained in {costs["train_seconds"]:.0f} s on {meta["device"]} in {meta["precisio
 {_loading_code(config, base, artifact)}
 ```
 
-## Train it again
+## {"Combine" if combination else "Train"} it again
 
 ```bash
 python -m peftkit {shlex.join(result["run"]["overrides"])}
 ```
 """
+
+
+def describe_combination(found: Mapping[str, Any]) -> str:
+    """Return which changes of runs were added, from `combination` of result.json."""
+    terms = " ".join(f"{each['weight']:+g} x {each['folder']}" for each in found["runs"])
+    rank = found.get("extraction", {}).get("rank")
+    lora = f", as a LoRA of rank {rank} with {found['extraction']['kept']:.1%} of the squared norm" if rank else ""
+    return (
+        f"The base and the changes of runs, {terms}, combined by {found['method']}{lora}. "
+        "Trained parameters and time are the sums of theirs."
+    )
 
 
 def describe_merge(merge: Mapping[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
     PYTHONPATH=.:tests python tests/benchmarks/combine.py DATA_ROOT OUT [--methods full lora] [--seeds 0 1 2] [--seconds 240]
 
-Trains MiniLM on SST-2 and on part-of-speech tags (DATA_ROOT/sst2, DATA_ROOT/ud_ewt), combines the runs, and prints a table in Markdown. Finished runs are skipped, so that the
-same command continues after --seconds.
+Trains MiniLM on SST-2 and on part-of-speech tags (DATA_ROOT/sst2, DATA_ROOT/ud_ewt), combines the runs, and prints a table
+in Markdown. Finished runs are skipped, so that the same command continues after --seconds.
 """
 
 from __future__ import annotations

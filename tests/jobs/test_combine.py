@@ -93,6 +93,7 @@ def test_one_run_is_interpolated(
     found = record["forgetting"]
     assert [point["scale"] for point in found["curve"]] == [0, 0.5, 1, 2]
     assert found["curve"][0]["loss"] == pytest.approx(found["before"], abs=1e-6)
+    assert f"+1 x sst2/{run.parents[1].name}/lora/{run.name}" in (folder / "README.md").read_text()
     assert "General loss by scale" in (folder / "report.html").read_text()
     assert combine([run], [1]) == [folder] and "finished already" in capsys.readouterr().err
 
