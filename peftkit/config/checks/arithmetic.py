@@ -109,30 +109,22 @@ def _run_errors(known: list[tuple[Path, RunConfig]]) -> Iterator[str]:
 
 def _base_errors(known: list[tuple[Path, RunConfig]]) -> Iterator[str]:
     """Yield a message for the first run on another base than the first one."""
-    bases = [(folder, _base(folder, config)) for folder, config in known]
-    for folder, base in bases[1:]:
+    bases = [(folder, *_base(folder, config)) for folder, config in known]
+    for folder, base, description in bases[1:]:
         if base != bases[0][1]:
             yield (
-                f"runs=: {bases[0][0]} was trained from {_describe(bases[0][1])}, {folder} from {_describe(base)}; "
+                f"runs=: {bases[0][0]} was trained from {bases[0][2]}, {folder} from {description}; "
                 "name runs of one base"
             )
             return
 
 
-def _base(folder: Path, config: RunConfig) -> dict[str, Any]:
-    """Return what two runs share whose weights correspond; a checkpoint is known by the hash of its files."""
+def _base(folder: Path, config: RunConfig) -> tuple[tuple[Any, ...], str]:
+    """Return what two runs share whose weights correspond, and a description; a checkpoint is known by its hash."""
     source = read_json(folder / "result.json", "")["audit"]["sources"]["model"]
-    return {
-        "name": source["name"] if source.get("revision") is None else Path(source["name"]).name,
-        "revision": source.get("revision"),
-        "family": config.model.family,
-        "keep_layers": config.model.keep_layers,
-    }
-
-
-def _describe(base: dict[str, Any]) -> str:
-    layers = "" if base["keep_layers"] is None else f", layers {base['keep_layers']}"
-    return f"{base['name']} ({base['family']}, {base['revision']}{layers})"
+    name, revision, layers = source["name"], source.get("revision"), config.model.keep_layers
+    described = f"{name} ({config.model.family}, {revision}{'' if layers is None else f', layers {layers}'})"
+    return (revision or name, config.model.family, layers), described
 
 
 def _config(folder: Path) -> RunConfig | None:
