@@ -77,9 +77,9 @@ def test_a_combination_is_a_run_and_an_entry_of_the_board(
     assert {"weights=[1, -0.5", "weights=[1, 1"} <= {label.replace(".0", "") for label in labels}
     nested, _ = combine([found[0], runs[0][1]], [1, 0.5])  # a combination has a change too: this removes -0.5
     texts = ["a fine film", "a bad film"]
-    expected = [each.scores for each in peftkit.predict(runs[0][0], texts)]
+    expected = [each.scores for each in peftkit.predict(runs[0][0], texts)]  # in bf16
     assert [each.scores for each in peftkit.predict(nested, texts)] == [
-        pytest.approx(each, abs=1e-5) for each in expected
+        pytest.approx(each, abs=1e-3) for each in expected
     ]
 
 
@@ -126,7 +126,7 @@ def test_an_adapter_is_a_run_and_loads_in_plain_peft(
     with torch.no_grad():
         logits = model(**tokenizer("a fine film", return_tensors="pt")).logits[0]
     found = peftkit.predict(folder, ["a fine film"])[0]
-    assert found.scores == pytest.approx(logits.tolist(), abs=1e-4) and found.prediction in names
+    assert found.scores == pytest.approx(logits.tolist(), abs=1e-3) and found.prediction in names
     assert commands.merge(folder)
 
 
