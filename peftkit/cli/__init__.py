@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,11 +14,13 @@ from peftkit.cli.files import register_files
 from peftkit.cli.help import help_text
 from peftkit.cli.overrides import CommandLine, read_command
 from peftkit.cli.runner import SweepRunner
+from peftkit.cli.start import with_start
 from peftkit.cli.streams import discard_output, prepare_streams
 from peftkit.cli.sweep_status import open_status_folder
 from peftkit.cli.validate import command_errors, distinct_runs
 from peftkit.compat.hydra import composed_at_launch
 from peftkit.config import UserError, error_summary, is_text
+from peftkit.config.console import log
 from peftkit.config.imports import start_imports
 from peftkit.config.shared import sharing
 from peftkit.config.signals import exit_code, interruptible
@@ -73,6 +76,10 @@ def _run_command(arguments: list[str]) -> int:
         runner = SweepRunner(["-cd", str(command.extra)] if command.extra else [])
         runner.command = list(arguments)
         with open_composer(command.extra) as composer:
+            overrides = with_start(command.overrides, composer, command.extra)
+            if (found := overrides[: len(overrides) - len(command.overrides)]) and not command.shows_config:
+                log(f"from start=: {shlex.join(each.lstrip('+') for each in found)}")
+            command = replace(command, overrides=overrides)
             if messages := command_errors(command.overrides, composer, command.extra, command.multirun):
                 return _print_errors(messages)
             hydra_arguments = _hydra_arguments(command, composer, runner)

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from peftkit.cli.compose import Composer, without_hydra
 from peftkit.cli.files import GROUPS, option_errors
 from peftkit.cli.overrides import UPSTREAM_SECTIONS
+from peftkit.cli.start import with_start_of
 from peftkit.cli.tasks import name_errors
 from peftkit.config import RunConfig, UserError, config_errors
 from peftkit.config.quoting import as_override
@@ -29,6 +30,7 @@ def compose_values(composer: Composer, values: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: every error of the values.
     """
+    values = with_start_of(values, composer)
     composed, cfg, overrides = _compose(composer, values)
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     if (names := resolved["tasks"]) is not None:

@@ -93,6 +93,7 @@ class RunConfig:
     out: str
     force: bool
     run: str | None
+    start: str | None
     claim: str | None
     runs: list[str] | None
     weights: list[float] | None
@@ -208,7 +209,7 @@ SECTIONS: dict[str, type] = {
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
 
 ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier run folders lack
-    **dict.fromkeys(("collator", "allow_code", "delete", "tasks", "threads", "weights", "workers")),
+    **dict.fromkeys(("collator", "allow_code", "delete", "start", "tasks", "threads", "weights", "workers")),
     "calibration": {"holdout": None, "thresholds": None},
     "plan": {"memory_gb": None, "measure": False},
     "bench": {"variants": [], "baseline": "trainer", "seeds": 1, "slow_seeds": 1, "ladder_seeds": 0},
@@ -242,8 +243,9 @@ def with_later_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 # keys that do not change a result, so they are not part of its id or of its entry on a board
 NON_RESULT_KEYS = {
     "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "predict", "plan",
-    "generate", "bench", "input", "output", "allow_code", "filter", "delete", "source", "data_root", "method.paper",
-    "method.traits", "combine.interpolate", "cache_features", "threads", "workers", "sequential_seeds",
+    "generate", "bench", "start", "input", "output", "allow_code", "filter", "delete", "source", "data_root",
+    "method.paper", "method.traits", "combine.interpolate", "cache_features", "threads", "workers",
+    "sequential_seeds",
     *(f"method.traits.{each.name}" for each in dataclasses.fields(Traits)),
 } | {
     f"train.{name}"

@@ -9,6 +9,7 @@ from peftkit.config import RunConfig, refuse
 from peftkit.config.checks.run_folders import is_foreign_adapter
 from peftkit.config.console import log
 from peftkit.config.source import ADAPTER_FILE, fingerprint
+from peftkit.config.start import base_of
 from peftkit.config.traits import Traits, traits_of
 from peftkit.data.offline_corpus import documents_fingerprint
 from peftkit.jobs.finetune import describe_scores, finish_run, new_result, write_report
@@ -20,7 +21,6 @@ from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.combination import Combination, ForeignAdapter, Target, WeightedRun, targets_of
 from peftkit.pipeline.examples import RunContext, score_reference, score_splits
 from peftkit.pipeline.export import export_artifact
-from peftkit.pipeline.foreign_adapters import base_of
 from peftkit.pipeline.measures import LATENCY_EXAMPLES, measure_latency
 from peftkit.pipeline.sources import artifact_fingerprint, execution_setup, warn_substitutions
 from peftkit.results import run_folder

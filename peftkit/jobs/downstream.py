@@ -10,6 +10,7 @@ from peftkit.config.console import is_main_process, log
 from peftkit.jobs.finetune import finetune
 from peftkit.leaderboard.stats import task_score
 from peftkit.pipeline.artifacts import find_model, merged_folder
+from peftkit.pipeline.start import check_base
 from peftkit.results import run_folder
 from peftkit.results.run_result import RunResult
 
@@ -35,7 +36,7 @@ def downstream(config: RunConfig, on_start: Callable[[Path], None] | None = None
     if adapted.task.kind != "language_modeling" or adapted.trial:
         problem = "is a trial" if adapted.trial else f"trained {adapted.task.name}, not a language model"
         raise UserError(f"{folder} {problem}; set run= to a finished run of recipe=adapt_bert, adapt_gpt2 or adapt_t5")
-    _check_base(config, run)
+    check_base(run, config, find_model(config.model, config.source))
     checkpoint = merged_folder(run)
     overrides = tuple(override for override in config.overrides if not override.lstrip("+").startswith(JOB_OVERRIDES))
     first = replace(config, job="finetune", run=None, overrides=overrides)
@@ -53,24 +54,6 @@ def downstream(config: RunConfig, on_start: Callable[[Path], None] | None = None
         settings = run_folder.run_id(replace(first, seed=0), result["audit"]["sources"], result["run"]["setup"])
         _record(run, f"{config.task.name}-{config.method.name}-{settings}", config, before, after)
     return after
-
-
-def _check_base(config: RunConfig, run: RunResult) -> None:
-    adapted, base, chosen = run.config, run.source, find_model(config.model, config.source)
-    is_same = base.revision == chosen.revision and (base.name == chosen.name or base.kind == chosen.kind == "folder")
-    if is_same and adapted.model.keep_layers == config.model.keep_layers:
-        return
-    overrides = [
-        f"model={adapted.model.name}",
-        f"model.checkpoint={adapted.model.checkpoint}",
-        *([f"model.revision={base.revision}"] if base.kind in ("hub", "cache") else []),
-        *(["source=offline"] if base.kind == "offline" else []),
-        *([f"model.keep_layers={adapted.model.keep_layers}".replace(" ", "")] if adapted.model.keep_layers else []),
-    ]
-    raise UserError(
-        f"{run.folder} was trained from {base.name} ({base.revision}), but the base of this command is {chosen.name} "
-        f"({chosen.revision}); use {' '.join(overrides)}"
-    )
 
 
 def _record(run: RunResult, name: str, config: RunConfig, before: Path, after: Path) -> None:

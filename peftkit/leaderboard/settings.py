@@ -75,6 +75,9 @@ def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[
     settings["sources.data.revision"] = str(sources["data"].get("revision"))
     minor = {name: ".".join(versions[name].split(".")[:2]) for name in RESULT_PACKAGES if name in versions}
     setup = {name: value for name, value in (record["run"].get("setup") or {}).items() if name != "artifacts"}
+    if (start := record["audit"].get("start")) is not None:  # by its settings: each seed may start from its own
+        setup.pop("start", None)
+        settings["start"] = f"{start.get('task') or start['name']} ({start['settings']})"
     settings |= flatten({"setup": setup, "versions": minor})
     return {name: value if len(value) <= MAX_VALUE else _shortened(value) for name, value in settings.items()}
 

@@ -8,6 +8,7 @@ from peftkit.methods.native import BitFit, Full, LinearProbe, Prompting, Untuned
 from peftkit.methods.peft import (
     Parameters,
     apply_method,
+    check_adapter,
     count_parameters,
     load_adapter,
     load_adapters,
@@ -31,4 +32,5 @@ __all__ = [
     "load_adapters",
     "merge_adapter",
     "apply_method",
+    "check_adapter",
 ]

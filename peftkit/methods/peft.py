@@ -170,7 +170,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
     Raises:
         UserError: its config could run code, or the file lacks some of the adapter's weights.
     """
-    _check_config(folder)
+    check_adapter(folder)
     with warnings.catch_warnings(), _complete(folder):
         warnings.filterwarnings("error", MISSING_WEIGHTS)
         # AdaLoRA's rank_pattern has the names of weights, where this warning expects modules
@@ -183,7 +183,12 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
     return loaded
 
 
-def _check_config(folder: Path) -> None:
+def check_adapter(folder: Path) -> None:
+    """Check what an adapter of others could use to run code.
+
+    Raises:
+        UserError: its config could, or its weights are pickled.
+    """
     file = folder / "adapter_config.json"
     errors = list(adapter_errors(json.loads(file.read_text(encoding="utf-8")))) if file.is_file() else []
     if errors:
@@ -212,7 +217,7 @@ def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel
     """
     loaded: Any = None
     for folder in folders.values():
-        _check_config(folder)
+        check_adapter(folder)
     kinds = {name: PeftConfig.from_pretrained(str(folder)) for name, folder in folders.items()}
     if len({config.peft_type for config in kinds.values()}) > 1:
         raise UserError(f"{', '.join(kinds)} were trained by different methods; choose runs of one method")

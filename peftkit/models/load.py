@@ -135,7 +135,7 @@ def load_model(
     is_same_size = not hasattr(loaded, "replaced_outputs")
     own_head = (name for name, _ in loaded.named_parameters() if is_above_base(loaded, name))
     if is_same_size and any(name not in missing for name in own_head):
-        loaded.head_labels = _reorder_head(loaded, labels, label_names or labels)  # type: ignore[assignment]
+        loaded.head_labels = reorder_head(loaded, labels, label_names or labels)  # type: ignore[assignment]
     return loaded
 
 
@@ -265,7 +265,7 @@ def _size_head(config: PretrainedConfig, kind: TaskKind, label_names: list[str] 
 
 
 @torch.no_grad()
-def _reorder_head(model: PreTrainedModel, labels: list[str], names: list[str]) -> list[str]:
+def reorder_head(model: PreTrainedModel, labels: list[str], names: list[str]) -> list[str]:
     """Put the outputs of a checkpoint's head into the order of the task's labels, if they are the same ones.
 
     Returns:

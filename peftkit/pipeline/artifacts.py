@@ -16,6 +16,7 @@ from peftkit.config.console import log
 from peftkit.config.progress import stage
 from peftkit.config.shipped_files import WEIGHTS, damaged_file, recorded_files
 from peftkit.config.source import ADAPTER_FILE, Source
+from peftkit.config.start import base_of
 from peftkit.data.formats import Format
 from peftkit.methods import load_adapter
 from peftkit.models.checkpoints import locate
@@ -24,7 +25,7 @@ from peftkit.models.heads import loading_class
 from peftkit.models.load import auto_class, load_model
 from peftkit.models.quantization import copy_dequantized
 from peftkit.pipeline.build import TrainingBundle, format_for, head_kind
-from peftkit.pipeline.foreign_adapters import base_of, merge_foreign_adapter
+from peftkit.pipeline.foreign_adapters import merge_foreign_adapter
 from peftkit.pipeline.merged import write_merged
 from peftkit.pipeline.sources import PROMPT_FOLDER, converted_checkpoint, ensure_mini, run_tokenizer
 from peftkit.results.locks import locked_file

@@ -27,6 +27,7 @@ from peftkit.models.tokenizer import decoder_positions
 from peftkit.pipeline.domains import with_domain_ids
 from peftkit.pipeline.encoding import encode_training
 from peftkit.pipeline.sources import prompt_positions, run_tokenizer, tokenizer_source
+from peftkit.pipeline.start import StartRecord, open_start
 from peftkit.training import training_arguments
 
 
@@ -38,6 +39,7 @@ class TrainingBundle:
     tokenizer: Any
     format: Format  # encodes examples, and decodes scores to predictions
     schedule: Unfreezing | None = None  # of gradual unfreezing
+    start: StartRecord | None = None  # what the weights were before training, of `start=`
 
 
 def build(
@@ -47,6 +49,7 @@ def build(
 
     The seed is set before the model is loaded, since head and adapter are initialized from it.
     """
+    start = open_start(config, model_source)
     tokenizer = run_tokenizer(config, tokenizer_source(config.vocab, model_source), model_source)
     for sentence in tokenizer.adjustments:
         log(f"!! {model_source.name}: {sentence}")
@@ -77,8 +80,9 @@ def build(
         model.enable_input_require_grads()  # frozen embeddings would end the graph at the first checkpoint
     if is_prompted(config):
         task_format = _add_shots(config, task_format, examples)
+    record = None if start is None else start.load_into(model, config, names)
     schedule = method.unfreezing(model) if isinstance(method, Gradual) else None
-    return TrainingBundle(model, tokenizer, task_format, schedule), encoded
+    return TrainingBundle(model, tokenizer, task_format, schedule, record), encoded
 
 
 def format_for(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,8 @@ def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits
             name: reference.add_likelihoods(name, encode(bundle.format, table)) for name, table in tables.items()
         }
     audit |= _counts(data, bundle, {trained_on: train, **encoded})
+    if bundle.start is not None:
+        audit["start"] = asdict(bundle.start)
     counts = count_unknown_tokens(bundle.format, train)  # `build` warned about these
     audit["unknown_tokens"] = {} if counts is None else {trained_on: counts.share}
     audit["unknown_tokens"] |= warn_unknown_tokens(bundle.format, context.model_source, encoded)

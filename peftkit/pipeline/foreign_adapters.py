@@ -24,22 +24,6 @@ OUTPUT_LAYERS = (".classifier.weight", ".score.weight", ".classifier.out_proj.we
 LANGUAGE_MODELS = {ENCODER: "language_modeling", DECODER: "causal_lm", SEQ2SEQ: "seq2seq"}
 
 
-def base_of(adapter_file: Path) -> tuple[str, str]:
-    """Return the checkpoint and the revision of the base that an adapter_config.json names.
-
-    Raises:
-        UserError: it names none, or the file cannot be read.
-    """
-    try:
-        settings = json.loads(adapter_file.read_text(encoding="utf-8"))
-        name, revision = settings["base_model_name_or_path"], settings.get("revision") or "main"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{adapter_file} cannot be read as the config of an adapter; use another folder") from error
-    if not name:
-        raise UserError(f"{adapter_file} names no base; set base_model_name_or_path in it")
-    return str(name), str(revision)
-
-
 def merge_foreign_adapter(folder: Path, model: ModelConfig, base: Source) -> Path:
     """Return the folder of a checkpoint with an adapter merged into its base; it is written once.
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from peftkit.compat.hub import download_adapter
 from peftkit.config import MethodConfig, Refusal, RunConfig, UserError
 from peftkit.config.console import is_main_process, log, number_of_processes
 from peftkit.config.shared import shared
 from peftkit.config.source import PICKLED, Source, fingerprint
+from peftkit.config.start import found_start, weights_hash
 from peftkit.data import offline_corpus
 from peftkit.data.datasets import example_reader
 from peftkit.models import gguf, offline, pickled
@@ -136,6 +138,8 @@ def execution_setup(config: RunConfig, is_split: bool = False) -> dict[str, Any]
         found["frozen_dropout"] = "off"
     if config.distill.teacher is not None:
         found["teacher"] = artifact_fingerprint("distill.teacher", Path(config.distill.teacher))
+    if config.start is not None:
+        found["start"] = weights_hash(found_start(config.start, config.source, download_adapter))
     return found if config.vocab is None else {**found, "vocab": fingerprint(Path(config.vocab), VOCABULARY_FILES)}
 
 

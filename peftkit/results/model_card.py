@@ -37,6 +37,7 @@ def model_card(result: Mapping[str, Any], artifact: str) -> str:
     merge = f"Trained on a quantized base; {describe_merge(result['merge'])}.\n" if result.get("merge") else ""
     pruning = result.get("pruning")
     pruned = "Without {removed} of its {heads} attention heads, removed from `{run}`.\n" if pruning else ""
+    start = f"Started from {audit['start']['name']}, head {audit['start']['head']}.\n" if audit.get("start") else ""
     return f"""---
 library_name: {"peft" if artifact == "adapter" else "transformers"}
 base_model: {base["name"]}
@@ -51,7 +52,7 @@ tags: [peftkit, {config.method.name}]
 Examples: {counts}. Seed {config.seed}. Trainable parameters: {costs["trainable_params"]:,} of {costs["total_params"]:,}
 ({costs["head_params"]:,} in the head), {costs["adapter_bytes"]:,} bytes in the checkpoint.
 Trained in {costs["train_seconds"]:.0f} s on {meta["device"]} in {meta["precision"]}.
-{merge}{pruned.format_map(pruning or {})}
+{merge}{pruned.format_map(pruning or {})}{start}
 ## Load it
 
 ```python

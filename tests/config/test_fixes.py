@@ -142,6 +142,8 @@ predict.abstain=0.8
 early_stopping.patience=3 train.eval_strategy=no
 early_stopping.patience=3 train.eval_strategy=steps train.save_strategy=epoch
 method=adalora distill.teacher=x
+start=x method=zero_shot model=gpt2
+start=x search.config.r=[4,8]
 task=preferences model=gpt2 train.label_smoothing_factor=0.1
 task=preferences model=gpt2 method=adalora
 task=preferences model=gpt2 method=few_shot
