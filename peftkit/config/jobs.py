@@ -136,6 +136,13 @@ _JOBS = (
         trains=True,
     ),
     Job(
+        "continual",
+        "train tasks one after the other, each from the weights before, and score all: tasks=[mrpc,rte,stsb]",
+        "peftkit.jobs.continual:continual",
+        keys=("tasks", "vocab", "start"),
+        trains=True,
+    ),
+    Job(
         "extend",
         "add listed or mined terms to a vocabulary: extend.terms=FILE, extend.corpus=FILE_OR_FOLDER",
         "peftkit.jobs.extend:extend",
@@ -235,5 +242,7 @@ _JOBS = (
         writes="folder",
     ),
 )
+
+WITHOUT_SCORES = ("extend", "generate", "continual")  # jobs whose folders have a result.json that is no run's
 
 JOBS: dict[str, Job] = {job.name: job for job in _JOBS}

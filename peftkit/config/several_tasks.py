@@ -19,5 +19,6 @@ def joined(values: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> dic
 
 
 def one_task(values: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of the run of one of the tasks alone."""
-    return {**values, "task": dict(task), "tasks": None}
+    """Return the values of the run of one of the tasks alone; job=continual trains each as job=finetune."""
+    job = "finetune" if values["job"] == "continual" else values["job"]
+    return {**values, "job": job, "task": dict(task), "tasks": None}

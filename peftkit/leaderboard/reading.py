@@ -13,6 +13,7 @@ from typing import Any
 
 from peftkit.config.checks.values import value_of
 from peftkit.config.errors import error_summary
+from peftkit.config.jobs import WITHOUT_SCORES
 from peftkit.config.kinds import KINDS
 from peftkit.config.record_schema import MAX_NAME, MAX_NUMBER, check_record, check_size
 from peftkit.leaderboard.archive import archived_runs, read_text
@@ -87,7 +88,7 @@ def version_notes(runs: Iterable[BoardRun | UnreadableRun]) -> list[str]:
 
 
 def _read(folder: Path) -> BoardRun | UnreadableRun | None:
-    """Return the run of a folder; None for a trial, a fold and for jobs without scores (extend, generate)."""
+    """Return the run of a folder; None for a trial, a fold and for other jobs."""
     try:
         text = read_text(folder, "result.json")
         if text is None:
@@ -96,7 +97,7 @@ def _read(folder: Path) -> BoardRun | UnreadableRun | None:
         check_size(record)
         if value_of(record, "run.config.task.fold") is not None:
             return None
-        if value_of(record, "run.config.trial") or value_of(record, "run.config.job") in ("extend", "generate"):
+        if value_of(record, "run.config.trial") or value_of(record, "run.config.job") in WITHOUT_SCORES:
             return None
         check_record(record)
         return _parse(folder, migrate_v01(record))

@@ -14,6 +14,7 @@ from typing import Any
 
 from peftkit.config.checks.values import RUN_STATUSES, value_of
 from peftkit.config.errors import UserError, error_summary
+from peftkit.config.jobs import WITHOUT_SCORES
 from peftkit.config.record_schema import check_record, check_size
 from peftkit.paths import UNLISTED, read_regular, walk
 from peftkit.results import run_folder
@@ -21,13 +22,12 @@ from peftkit.results.locks import LOCK, is_locked, locked_folder
 
 RUN_NAME = re.compile(r"(fold-\d+-)?(seed|trial)-\d+-[0-9a-f]{8}")
 INSIDE_A_RUN = {"adapter", "model", "checkpoints", "merged", "tensorboard"}  # folders in which no run is
-OTHER_JOBS = ("extend", "generate")  # whose folders have a result.json, too
 QUIET_SECONDS = 3600  # an unfinished run without a lock, of an earlier version, is running if a file is newer
 
 
 @dataclass(frozen=True)
 class ListedRun:
-    """One folder of a run, or of job=extend or job=generate, whose task is then `job=extend` or `job=generate`."""
+    """One folder of a run, or of another job with a result, whose task is then `job=NAME`."""
 
     folder: Path
     status: str  # finished, running, interrupted, failed, broken
@@ -106,14 +106,14 @@ def _listed(folder: Path, names: list[str], has_runs: bool) -> ListedRun:
         keep = "its result.json is not of peftkit"
     job, scores = value_of(config, "job"), (record or {}).get("scores") or {}
     metric = next(iter(scores), None)
-    bases = (value_of(config, key) for key in ("model.checkpoint", "vocab", "distill.teacher", "task.dataset"))
+    bases = (value_of(config, key) for key in ("model.checkpoint", "vocab", "start", "distill.teacher", "task.dataset"))
     return ListedRun(
         folder=folder,
         status=status,
         reason=problem if status == "broken" else str(reason) if reason and status == "failed" else None,
-        task=f"job={job}" if job in OTHER_JOBS else value_of(config, "task.name"),
+        task=f"job={job}" if job in WITHOUT_SCORES else value_of(config, "task.name"),
         model=_model(record),
-        method=None if job in OTHER_JOBS else value_of(config, "method.name"),
+        method=None if job in WITHOUT_SCORES else value_of(config, "method.name"),
         seed=meta.get("seed"),
         is_trial=value_of(config, "trial") is True,
         metric=metric,
@@ -131,7 +131,7 @@ def _record(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     try:
         record = json.loads(read_regular(folder / "result.json"))
         check_size(record)
-        if value_of(record, "run.config.job") in OTHER_JOBS and isinstance(record.get("meta"), dict):
+        if value_of(record, "run.config.job") in WITHOUT_SCORES and isinstance(record.get("meta"), dict):
             return record, None
         check_record(record)
     except Exception as error:  # whatever is wrong in a file concerns its run only

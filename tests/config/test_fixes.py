@@ -144,6 +144,8 @@ early_stopping.patience=3 train.eval_strategy=steps train.save_strategy=epoch
 method=adalora distill.teacher=x
 start=x method=zero_shot model=gpt2
 start=x search.config.r=[4,8]
+job=continual
+job=continual tasks=[mrpc,rte] task.folds=3
 task=preferences model=gpt2 train.label_smoothing_factor=0.1
 task=preferences model=gpt2 method=adalora
 task=preferences model=gpt2 method=few_shot

@@ -122,6 +122,14 @@ def _run_errors(run: RunConfig) -> Iterator[str]:
         ),
         (job.run == "no" and run.run is not None, _only("run", "run", job.name)),
         (
+            job.name == "continual" and run.tasks is None,
+            refusal("job=continual trains several tasks, in their order", "tasks=[mrpc,rte,stsb]", verb="set"),
+        ),
+        (
+            job.name == "continual" and (run.trial or run.task.folds is not None),
+            refusal("job=continual needs the weights of each run", "~trial ~task.folds"),
+        ),
+        (
             job.name == "downstream" and run.task.kind == "language_modeling",
             refusal("job=downstream compares a task with and without language modeling", "task=sst2"),
         ),

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 
 from peftkit.config.checks.job import job_errors
+from peftkit.config.checks.start import start_errors
 from peftkit.config.errors import refusal
 from peftkit.config.run import RunConfig
 
 
 def several_task_errors(run: RunConfig) -> list[str]:
     """Return a message for each reason why the tasks of a run do not go together."""
-    return [*job_errors(run), *_name_errors(run), *_training_errors(run)]
+    return [*job_errors(run), *_name_errors(run), *_training_errors(run), *start_errors(run)]
 
 
 def _name_errors(run: RunConfig) -> Iterator[str]:
