@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from peftkit.jobs.diff import RunDiff
     from peftkit.jobs.evaluate import Evaluation
-    from peftkit.jobs.plan import Plan
+    from peftkit.jobs.plan_record import Plan
     from peftkit.leaderboard.board import Board
     from peftkit.results.listing import ListedRun
     from peftkit.results.run_result import RunResult
@@ -60,7 +60,7 @@ def finetune(
     Args:
         model, method, task, recipe: names of conf/ and recipes/; None is the default, or the recipe's choice.
         train: arguments of transformers' trainer.
-        settings: any other key or section.
+        settings: any other key or section, such as tasks=[...] in place of `task`.
 
     Raises:
         UserError: a name, key or value is wrong, or the data or checkpoint do not fit.

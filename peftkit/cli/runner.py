@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from peftkit.config import RunConfig
-    from peftkit.jobs.plan import Plan
+    from peftkit.jobs.plan_record import Plan
 
 WITHOUT_MODEL = ("trial", "task.folds", "task.fold", "domains.leave_out")  # keys of runs that keep no model
 
@@ -177,7 +177,7 @@ class SweepRunner:
     def _plan(self, config: RunConfig) -> None:
         """Plan a run; runs that differ in the seed only are planned once."""
         from peftkit import api
-        from peftkit.jobs.plan import of_other_seed
+        from peftkit.jobs.plan_record import of_other_seed
         from peftkit.jobs.plan_table import show_plans
 
         same = (replace(config, seed=other.seed, overrides=other.overrides) == other for other, _ in self.plans)
@@ -243,7 +243,8 @@ class SweepRunner:
         if len(self.folders) > 1:
             return ["job=leaderboard", f"out={as_override(self.out)}", *code]
         file = self.folders[0] / "result.json"
-        config = read_json(file, "")["run"]["config"] if file.is_file() else {}
+        result = read_json(file, "") if file.is_file() else {}
+        config = result["run"]["config"] if result else {}
         folds = (config.get("task") or {}).get("folds")
         leaves_each_out = (config.get("domains") or {}).get("leave_out") == EACH
         if config.get("trial") or folds is not None or leaves_each_out:
@@ -251,7 +252,9 @@ class SweepRunner:
             is_of_recipe = folds is not None and "task.folds" not in typed
             kept = [each for key, each in typed.items() if key not in WITHOUT_MODEL]
             return [*kept, "task.folds=null"] if is_of_recipe else kept
-        return ["job=predict", f"run={as_override(self.folders[0])}", "input=FILE", *code]
+        parts = [each["folder"] for each in (result.get("tasks") or {}).values()]  # of several tasks
+        folder = self.folders[0].joinpath(*parts[:1])
+        return ["job=predict", f"run={as_override(folder)}", "input=FILE", *code]
 
 
 @lru_cache(maxsize=1)

@@ -56,7 +56,7 @@ def _compose(composer: Composer, values: Mapping[str, Any]) -> tuple[DictConfig,
         raise UserError("; ".join(errors))
     composed = composer([f"{group}={name}" for group, name in chosen.items()])
     cfg = without_hydra(composed)
-    unset = {name for name in (*GROUPS, "train") if values.get(name) is None}
+    unset = {name for name in (*GROUPS, "train", "tasks") if values.get(name) is None}
     flat = dict(_flat(cfg, {key: value for key, value in values.items() if key not in {*chosen, *unset}}))
     for key, value in flat.items():
         try:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -75,7 +75,7 @@ class SamplerTrainer(Trainer):
         self.frozen = {name for name, weight in self.model.named_parameters() if not weight.requires_grad}
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if state_dict is not None or not self.frozen or isinstance(self.model, PeftModel):
+        if state_dict is not None or isinstance(self.model, PeftModel) or self._is_whole:
             super()._save(output_dir, state_dict)
         elif self.args.should_save:
             own = dict(self.model.named_parameters()).keys() | dict(self.model.named_buffers()).keys()
@@ -84,6 +84,11 @@ class SamplerTrainer(Trainer):
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             save_file(kept, folder / SAFE_WEIGHTS_NAME, {"format": "pt"})
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether all weights of a model of transformers train, so that checkpoints have its own format."""
+        return isinstance(self.model, PreTrainedModel) and not self.frozen
 
     def _maybe_log_save_evaluate(
         self, tr_loss: Any, grad_norm: Any, *args: Any, learning_rate: float | None = None
@@ -156,7 +161,7 @@ class SamplerTrainer(Trainer):
         return super()._finalize_training(trial, num_train_samples, start_time - self.earlier_seconds)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        if not self.frozen:
+        if self._is_whole:
             super()._issue_warnings_after_load(load_result)
 
     def prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -48,14 +48,14 @@ _JOBS = (
         "finetune",
         "train, score and record (the default)",
         "peftkit.jobs.finetune:finetune",
-        keys=("claim", "vocab", "generate", "workers", "sequential_seeds", "tasks", "start"),
+        keys=("claim", "vocab", "generate", "workers", "sequential_seeds", "tasks", "multitask", "start"),
         trains=True,
     ),
     Job(
         "plan",
         "show the trainable parameters, steps, memory and duration of runs, without training them",
         "peftkit.jobs.plan:make_plan",
-        keys=("claim", "vocab", "generate", "plan", "workers", "sequential_seeds", "tasks", "start"),
+        keys=("claim", "vocab", "generate", "plan", "workers", "sequential_seeds", "tasks", "multitask", "start"),
         trains=True,
     ),
     Job(

@@ -10,7 +10,19 @@ from typing import Any, Literal
 from peftkit.config.errors import UserError, error_summary
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import kind_of
-from peftkit.config.sections import Bench, Combine, Domains, Embed, Extend, Filter, Generate, Planning, Predict, Prune
+from peftkit.config.sections import (
+    Bench,
+    Combine,
+    Domains,
+    Embed,
+    Extend,
+    Filter,
+    Generate,
+    MultiTask,
+    Planning,
+    Predict,
+    Prune,
+)
 from peftkit.config.task import TaskConfig
 from peftkit.config.traits import Traits, traits_of
 
@@ -112,6 +124,7 @@ class RunConfig:
     search: Search
     distill: Distill
     domains: Domains
+    multitask: MultiTask
     plan: Planning
     bench: Bench
     extend: Extend
@@ -148,7 +161,8 @@ class RunConfig:
     def caches_features(self) -> bool:
         """Return whether the states of a frozen base are computed once, without dropout."""
         changed = self.collator, self.method.quantization, *(self.train.get(name) for name in CHANGES_STATES)
-        return self.cache_features and self.method.traits.frozen_base and not any(changed)
+        is_alone = self.tasks is None
+        return self.cache_features and is_alone and self.method.traits.frozen_base and not any(changed)
 
     @property
     def generates_data(self) -> bool:
@@ -203,8 +217,14 @@ SECTIONS: dict[str, type] = {
     "model": ModelConfig, "method": MethodConfig, "task": TaskConfig, "early_stopping": EarlyStopping,
     "calibration": Calibration, "search": Search, "extend": Extend, "embed": Embed, "generate": Generate,
     "distill": Distill, "domains": Domains, "predict": Predict, "filter": Filter, "plan": Planning, "bench": Bench,
-    "combine": Combine, "prune": Prune,
+    "combine": Combine, "prune": Prune, "multitask": MultiTask,
 }  # fmt: skip
+
+MULTITASK_CHOICES = {
+    "adapter": ("shared", "per_task", "shared_and_per_task"),
+    "mixing": ("proportional", "temperature", "equal"),
+    "batches": ("homogeneous", "mixed"),
+}
 
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
 
@@ -219,6 +239,10 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
     "predict": {"abstain": None, "target_accuracy": None},
     "combine": {each.name: None for each in dataclasses.fields(Combine)},
     "prune": {"heads": None, "samples": 256},
+    "multitask": {
+        "adapter": "shared", "mixing": "proportional", "limit": None, "temperature": None, "batches": "homogeneous",
+        "normalize_loss": True, "weights": None,
+    },
 }  # fmt: skip
 
 ADDED_TO_SECTIONS: dict[str, dict[str, Any]] = {

@@ -61,6 +61,17 @@ class Combine:
 
 
 @dataclass
+class MultiTask:
+    adapter: str
+    mixing: str
+    limit: int | None
+    temperature: float | None
+    batches: str
+    normalize_loss: bool
+    weights: dict | None
+
+
+@dataclass
 class Planning:
     memory_gb: float | None
     measure: bool

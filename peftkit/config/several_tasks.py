@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from peftkit.config.run import ADDED_LATER
+
 PREFIX = "multi-"  # of the name of such a run in paths
 SUITE = "multi"  # of tasks of several suites
 
@@ -21,4 +23,4 @@ def joined(values: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> dic
 def one_task(values: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of the run of one of the tasks alone; job=continual trains each as job=finetune."""
     job = "finetune" if values["job"] == "continual" else values["job"]
-    return {**values, "job": job, "task": dict(task), "tasks": None}
+    return {**values, "job": job, "task": dict(task), "tasks": None, "multitask": ADDED_LATER["multitask"]}

@@ -12,8 +12,9 @@ from peftkit.config.source import ADAPTER_FILE, fingerprint
 from peftkit.config.start import base_of
 from peftkit.config.traits import Traits, traits_of
 from peftkit.data.offline_corpus import documents_fingerprint
-from peftkit.jobs.finetune import describe_scores, finish_run, new_result, write_report
+from peftkit.jobs.finetune import describe_scores, new_result, write_report
 from peftkit.jobs.forgetting import forgetting, load_scored_examples, read_text
+from peftkit.jobs.stages import finish_run
 from peftkit.methods import count_parameters
 from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import base_source, find_model, run_tokenizer_source, with_eval_batch_size

@@ -12,36 +12,29 @@ from typing import Any
 
 import torch
 
-from peftkit.config import RunConfig, is_prompted
+from peftkit.config import RunConfig
 from peftkit.config.console import is_main_process, log
 from peftkit.config.search_space import with_candidate
 from peftkit.config.shared import sharing
-from peftkit.config.shipped_files import shipped_files
 from peftkit.data.datasets import FOLD_SPLIT, SEARCH_SPLIT
 from peftkit.jobs.cross_validation import cross_validate
+from peftkit.jobs.multitask import train_together
 from peftkit.jobs.report import log_warnings
 from peftkit.jobs.search import search
+from peftkit.jobs.stages import finish_run, run_stages
 from peftkit.metrics import check_own_metrics
+from peftkit.paths import safe_name
 from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import find_model
-from peftkit.pipeline.build import TrainingBundle
-from peftkit.pipeline.calibration import calibrate
-from peftkit.pipeline.domain_scores import record_domains
 from peftkit.pipeline.encoding import read_dataset
-from peftkit.pipeline.evaluate import evaluate_splits, predict_encoded
-from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encode
-from peftkit.pipeline.export import artifact_bytes, export_artifact, save_prompt
-from peftkit.pipeline.frozen import reused_states
+from peftkit.pipeline.examples import RunContext
 from peftkit.pipeline.main_process import follow_main_process
-from peftkit.pipeline.measures import compare_language, mean_bits_per_byte, measure_latency
 from peftkit.pipeline.processes import one_outcome
 from peftkit.pipeline.report import FILE as REPORT
 from peftkit.pipeline.report import try_report
 from peftkit.pipeline.sources import describe_sources, device_name, execution_setup, warn_substitutions
-from peftkit.pipeline.train import TrainedRun, run_costs, train
 from peftkit.results import run_folder
 from peftkit.results.locks import locked_folder
-from peftkit.results.model_card import model_card
 from peftkit.results.run_end import record_failure, recorded_failure, remove_leftovers
 from peftkit.results.run_result import RunResult
 
@@ -72,7 +65,7 @@ def finetune(
 
         def is_finished() -> bool:
             context.check_folder = stack.enter_context(locked_folder(folder, waits))
-            return not config.force and run_folder.is_finished(folder)
+            return not config.force and all(run_folder.is_finished(each.folder) for each in (context, *context.parts))
 
         # before the lock, nothing of the folder is read: another process may write it
         done = follow_main_process(str(folder), is_finished)
@@ -81,14 +74,15 @@ def finetune(
         if done:
             if is_main_process():  # what a process that was killed after the result has not done
                 remove_leftovers(folder)
-                if not (folder / REPORT).is_file():
-                    write_report(context)
+                for each in context.parts or [context]:
+                    if not (each.folder / REPORT).is_file():
+                        write_report(each)
             if not is_nested:
                 scores = describe_scores(RunResult(folder).record)
                 log(f"finished already: {folder}, {scores} (force=true trains it again)")
             return folder
         if not is_nested:
-            warn_substitutions(context.model_source, context.dataset.source)
+            warn_substitutions(context.model_source, *(each.dataset.source for each in context.parts or [context]))
         _train(context)
     return folder
 
@@ -102,7 +96,8 @@ def _train(context: RunContext) -> None:
         if is_main_process():
             if config.force:
                 run_folder.delete_files(folder)
-            run_folder.clear_torn(folder)
+            for each in (context, *context.parts):
+                run_folder.clear_torn(each.folder)
             run_folder.write_config(folder, config)
         with one_outcome(lambda error: record_failure(folder, context.result, error, context.check_folder)):
             if config.is_cross_validation:
@@ -110,11 +105,12 @@ def _train(context: RunContext) -> None:
                 finish_run(context, None)
             else:
                 _choose_settings(context)
-                _run_stages(context)
+                (train_together if context.parts else run_stages)(context)
     if is_main_process():
         remove_leftovers(folder)
         log(f"   {describe_scores(context.result)} in {context.result['costs']['train_seconds']:.0f} s")
-        write_report(context)
+        for each in context.parts or [context]:
+            write_report(each)
 
 
 def skipped_run(config: RunConfig, reason: str | None) -> Path | None:
@@ -164,11 +160,24 @@ def _train_fold(config: RunConfig) -> Path:
 def _new_context(config: RunConfig) -> RunContext:
     """Find model, data and the run folder; nothing is written yet."""
     check_own_metrics(config.task.metrics)
+    parts = [_new_context(replace(config, task=task)) for task in config.tasks or ()] if config.is_multitask else []
     source = find_model(config.model, config.source)
-    dataset = read_dataset(config)
+    dataset = parts[0].dataset if parts else read_dataset(config)
     sources, setup = describe_sources(config, source, dataset.source), execution_setup(config, dataset.is_split)
     result = new_result(config, sources, setup)
-    return RunContext(config, source, dataset, run_folder.run_folder(config, sources, setup), result)
+    if parts:
+        setup["tasks"] = run_folder.digest([_id_of_task(part) for part in parts])
+    folder = run_folder.run_folder(config, sources, setup)
+    for part in parts:
+        part.result["run"]["setup"]["tasks"] = setup["tasks"]
+        part.folder = folder / safe_name(part.config.task.name)
+    return RunContext(config, source, dataset, folder, result, parts=parts)
+
+
+def _id_of_task(part: RunContext) -> str:
+    """Return a hash of the settings and the data of one of several tasks, whatever the seed."""
+    sources, setup = part.result["audit"]["sources"], part.result["run"]["setup"]
+    return run_folder.run_id(replace(part.config, seed=0), sources, setup)
 
 
 def new_result(config: RunConfig, sources: dict[str, Any], setup: dict[str, Any]) -> dict[str, Any]:
@@ -208,77 +217,6 @@ def _choose_settings(context: RunContext) -> None:
         splits = {**config.task.splits, "validation": [SEARCH_SPLIT if config.trial else FOLD_SPLIT]}
         config = replace(config, task=replace(config.task, splits=splits))
     context.config = config
-
-
-def _run_stages(context: RunContext) -> None:
-    config, folder = context.config, context.folder
-    bundle, splits = build_and_encode(context)
-    if is_main_process():
-        run_folder.write_result(folder, context.result)
-    with reused_states(config, bundle, splits) as features:
-        trained = train(context, bundle, splits)
-        if (step := trained.fit.first_step) is not None:
-            context.result["meta"]["first_step"] = step.isoformat(timespec="milliseconds")
-        if trained.trainer.eager_batches:
-            context.result["meta"]["training_attention"] = "eager"
-        if trained.trainer.part_size is not None:
-            context.result["meta"]["part_size"] = trained.trainer.part_size
-        if config.keeps_model:
-            verify.start_verifier()
-        context.result["scores"], costs = evaluate_splits(
-            config, bundle, trained.trainer, splits.validation, context.dataset, folder / "predictions.parquet"
-        )
-        if splits.calibration is not None:
-            calibrate(context, bundle, trained.trainer, splits.calibration)
-        record_domains(context, bundle, trained.trainer, splits)
-    if features is not None:
-        costs["feature_seconds"] = features.train
-        costs["eval_seconds"] += features.validation
-    artifact = None
-    if config.keeps_model:
-        if is_main_process() and is_prompted(config):
-            artifact = save_prompt(bundle.format, context.model_source, folder)
-        elif is_main_process():
-            artifact = export_artifact(bundle, folder, context.model_source, config.vocab)
-        costs |= _verify(context, bundle, trained, splits)
-    if is_main_process():
-        size = None if artifact is None else artifact_bytes(bundle, artifact)
-        context.result["costs"] = run_costs(trained, splits.train, size, costs | splits.costs)
-        finish_run(context, artifact)
-    # in a search and in job=downstream all processes read the result that the main process writes
-    trained.trainer.accelerator.wait_for_everyone()
-
-
-def _verify(context: RunContext, bundle: TrainingBundle, trained: TrainedRun, splits: EncodedSplits) -> dict[str, Any]:
-    """Check the artifact, the effect of merging and the change of language modeling; return the latencies.
-
-    Measuring latency merges the model, so it comes last.
-    """
-    config, result, name = context.config, context.result, context.config.task.splits["validation"][0]
-    table = context.dataset.splits[name]
-    result["gates"] = verify.verify_run(config, bundle, table, context.folder, context.dataset.label_names)
-    if trained.texts:
-        after = {
-            "held_out": result["scores"]["bits_per_byte"]["value"],
-            "general": mean_bits_per_byte(predict_encoded(bundle, trained.trainer, trained.texts["general"])[0]),
-        }
-        result["language"] = compare_language(config, bundle, context.model_source, table, trained.bits_before, after)
-    if (merged := verify.check_merge(config, bundle, table, context.folder)) is not None:
-        result["merge"] = merged
-    return dict(measure_latency(config, bundle, splits.validation[name])) if is_main_process() else {}
-
-
-def finish_run(context: RunContext, artifact: Path | None) -> None:
-    """Write the model card and, as the last file that a finished run needs, its result."""
-    if not is_main_process():
-        return
-    folder = context.folder
-    context.check_folder()
-    if artifact is not None:
-        run_folder.write_text(folder / "README.md", model_card(context.result, artifact.name))
-    context.result["files"] = shipped_files(folder)
-    context.result["meta"]["status"] = "finished"
-    run_folder.write_result(folder, context.result)
 
 
 def write_report(context: RunContext) -> None:

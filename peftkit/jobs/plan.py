@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,16 @@ import torch
 
 from peftkit import training
 from peftkit.config import RunConfig
-from peftkit.config.progress import duration, stage
+from peftkit.config.progress import stage
 from peftkit.config.search_space import candidates, halving_rounds
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.domains import UNLABELED_SPLIT, training_examples
 from peftkit.data.formats import Encoded
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS
 from peftkit.data.samplers import TokenBudgetSampler, padding_waste
-from peftkit.methods import Parameters, count_parameters
+from peftkit.jobs.plan_record import Plan, memory_of_imports
+from peftkit.jobs.plan_tasks import plan_tasks
+from peftkit.methods import count_parameters
 from peftkit.models.frozen import FrozenStates
 from peftkit.models.state_cache import StateCache
 from peftkit.pipeline.artifacts import find_model
@@ -26,76 +27,17 @@ from peftkit.pipeline.build import build, optimizer_steps, split_holdout, text_l
 from peftkit.pipeline.duration import Duration, estimate_duration, estimate_training
 from peftkit.pipeline.encoding import read_dataset
 from peftkit.pipeline.frozen import attached_states
-from peftkit.pipeline.memory import Memory, predict_memory, training_step, whole_memory
+from peftkit.pipeline.memory import predict_memory, training_step, whole_memory
 from peftkit.pipeline.sources import warn_substitutions
 from peftkit.pipeline.train import custom_loss, first_batches, make_trainer, train_sampler
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Trainable parameters, data, steps, memory and duration of a run."""
-
-    run: str  # method, model, task, data and seed
-    names: dict[str, str]  # of task, model and method
-    overrides: tuple[str, ...]  # as typed
-    seed: int
-    parameters: Parameters
-    examples: int  # to train on
-    dropped: int
-    truncated: int  # examples longer than max_length
-    max_length: int  # tokens
-    steps: int
-    trials: int  # of a search
-    trial_steps: int  # of all trials together
-    batch_size: int
-    accumulation: int  # batches per optimizer step
-    epochs: float
-    tokens: float  # over all epochs
-    padding_waste: float  # share of padding in all computed tokens
-    learning_rate: float
-    bf16: bool
-    memory: Memory  # for the longest batch
-    imported: int  # bytes of the Python process after the imports; 0 with a GPU
-    available: float  # bytes that a run may take
-    duration: Duration | None  # None unless measured
-
-    @property
-    def fits(self) -> bool:
-        """Return whether the run, with the process on a CPU, takes no more memory than is available."""
-        return self.memory.total + self.imported <= self.available
-
-    def lines(self) -> dict[str, str]:
-        """Return the plan as text, by headings."""
-        parameters, memory = self.parameters, self.memory
-        process = f", process {_mb(memory.process)}" if memory.process else ""
-        process += f", states of the frozen base {_mb(memory.states)}" if memory.states else ""
-        lines = {
-            "run": self.run,
-            "trained weights": f"{parameters.trainable:,} of {parameters.total:,} "
-            f"({parameters.trainable / parameters.total:.2%}), {parameters.head:,} of them in the head",
-            "examples": f"{self.examples:,} to train, {self.dropped} dropped",
-            "steps": f"{self.steps:,.0f} of {self.batch_size} examples x {self.accumulation}"
-            + (f", and {self.trial_steps:,} in {self.trials} trials" if self.trials else ""),
-            "tokens": f"{self.tokens:,.0f} over {self.epochs:g} epochs",
-            "truncated": f"{self.truncated} of {self.examples} examples, at {self.max_length} tokens",
-            "padding": f"{self.padding_waste:.1%} of all computed tokens",
-            "learning rate": f"{self.learning_rate:g}, {'bf16' if self.bf16 else 'fp32'}",
-            "memory": f"{_mb(memory.total)} at the peak: weights {_mb(memory.weights)}, optimizer "
-            f"{_mb(memory.optimizer)}, step {_mb(memory.step)} or evaluation {_mb(memory.evaluation)}{process}"
-            + ("" if memory.is_measured else "; extrapolated from one example, since the batch does not fit here"),
-            f"fits {self.available / 1e9:.4g} GB": ("yes" if self.fits else "no")
-            + (f", with {_mb(self.imported)} of imported libraries" if self.imported else ""),
-        }
-        if (time := self.duration) is not None:
-            parts = f"loading {duration(time.loading)}, training {duration(time.training)}, "
-            parts += f"evaluation {duration(time.evaluation)}"
-            parts += f", trials {duration(time.trials)}" if time.trials else ""
-            lines["duration"] = f"about {duration(time.total)}: {parts}"
-        return lines
-
-
 def make_plan(config: RunConfig) -> Plan:
     """Load data and model, and run a few steps on them; nothing is written."""
+    return plan_tasks(config) if config.is_multitask else _plan_task(config)
+
+
+def _plan_task(config: RunConfig) -> Plan:
     started, used = time.perf_counter(), memory_of_imports()
     source = find_model(config.model, config.source)
     dataset = read_dataset(replace(config, trial=False))
@@ -184,19 +126,6 @@ def _with_reused_states(estimate: Duration, states: FrozenStates, parts: Sequenc
     )
 
 
-@cache
-def memory_of_imports() -> int | None:
-    """Return the memory in use before this process planned a run: later plans find what the earlier ones left."""
-    return training.used_memory()
-
-
-def of_other_seed(plan: Plan, seed: int) -> Plan:
-    """Return the plan of the same run with another seed, which shares the trials of a search."""
-    run = f"{plan.run.removesuffix(f'seed {plan.seed}')}seed {seed}"
-    duration = None if plan.duration is None else replace(plan.duration, trials=0.0)
-    return replace(plan, run=run, seed=seed, trials=0, trial_steps=0, duration=duration)
-
-
 def _training_inputs(config: RunConfig, encoded: Encoded) -> Any:
     """Return the inputs of training or evaluation; the scores of a reference, which only a run computes, are 0."""
     inputs: Any = encoded.inputs
@@ -224,7 +153,3 @@ def _largest_batch(config: RunConfig, parts: Iterable[Encoded], size: int) -> li
     part, order = max(batches, key=lambda batch: len(batch[1]) * max(batch[0].lengths, default=0))
     inputs = _training_inputs(config, part)
     return [inputs[int(index)] for index in order]
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from peftkit.config.console import is_main_process
 from peftkit.config.progress import duration
-from peftkit.jobs.plan import Plan
+from peftkit.jobs.plan_record import Plan
 
 ALWAYS = ("task", "method", "seed", "trained", "steps", "peak")  # columns also where all runs have the same value
 DEFAULT_WIDTH = 100  # characters, without a terminal

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from peftkit.config import RunConfig, UserError, is_prompted, kind_of, refusal, refuse
 from peftkit.config.console import is_main_process, log
-from peftkit.jobs.finetune import describe_scores, finish_run, new_result, write_report
+from peftkit.jobs.finetune import describe_scores, new_result, write_report
+from peftkit.jobs.stages import finish_run
 from peftkit.methods import count_parameters, merge_adapter
 from peftkit.models.attention_heads import attention_layers, masked_heads, remove_heads
 from peftkit.pipeline import verify

@@ -88,7 +88,7 @@ def version_notes(runs: Iterable[BoardRun | UnreadableRun]) -> list[str]:
 
 
 def _read(folder: Path) -> BoardRun | UnreadableRun | None:
-    """Return the run of a folder; None for a trial, a fold and for other jobs."""
+    """Return the run of a folder; None for a trial, a fold, several tasks and for other jobs."""
     try:
         text = read_text(folder, "result.json")
         if text is None:
@@ -100,6 +100,8 @@ def _read(folder: Path) -> BoardRun | UnreadableRun | None:
         if value_of(record, "run.config.trial") or value_of(record, "run.config.job") in WITHOUT_SCORES:
             return None
         check_record(record)
+        if isinstance(record.get("tasks"), dict) and record["meta"]["status"] == "finished":
+            return None  # the run of each task is in a folder of its own
         return _parse(folder, migrate_v01(record))
     except Exception as error:  # whatever is wrong in a file concerns its run only
         missing = " is missing" if isinstance(error, KeyError) else ""

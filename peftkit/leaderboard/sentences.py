@@ -5,16 +5,25 @@ from collections.abc import Mapping, Sequence
 
 from peftkit.leaderboard.rendering import FLAG, figure, score_name
 from peftkit.leaderboard.runs import BoardEntry, grouped
-from peftkit.leaderboard.verdict import BETTER, NOT_BETTER, Ranking, Verdict, listed, rank_tasks
+from peftkit.leaderboard.transfer import transfer_sentences
+from peftkit.leaderboard.verdict import BETTER, NOT_BETTER, Comparison, Ranking, Verdict, listed, rank_tasks
 
 
 def headlines(
-    entries: Sequence[BoardEntry], groups: Sequence[str], detectable: Mapping[tuple[str, str], float | str]
+    entries: Sequence[BoardEntry],
+    groups: Sequence[str],
+    detectable: Mapping[tuple[str, str], float | str],
+    comparisons: Sequence[Comparison] = (),
 ) -> dict[str, list[tuple[str, str]]]:
     """Return (task, sentence) pairs for each board; a sentence over all tasks has the task ''."""
+    transfer = transfer_sentences(entries, comparisons)
+
+    def about(board: str, task: Ranking) -> str:
+        place = board, task.task
+        return _sentence(task, entries, detectable.get(place)) + transfer.get(place, "")
+
     return {
-        board: _overall(tasks, entries)
-        + [(each.task, _sentence(each, entries, detectable.get((board, each.task)))) for each in tasks]
+        board: [*_overall(tasks, entries), *((each.task, about(board, each)) for each in tasks)]
         for board, tasks in grouped(rank_tasks(entries, groups), lambda each: each.board).items()
     }
 
@@ -26,7 +35,7 @@ def summary_sentences(entries: Sequence[BoardEntry], verdict: Verdict, title: st
         for each in rank_tasks(entries, verdict.groups)
         if each.board == title and (each.is_tested or any(entries[n].against_baseline for n in each.ranked))
     }
-    summaries = headlines(entries, verdict.groups, verdict.detectable).get(title, [])
+    summaries = headlines(entries, verdict.groups, verdict.detectable, verdict.comparisons).get(title, [])
     return {task: text for task, text in summaries if task in tested}
 
 

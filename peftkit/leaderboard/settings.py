@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from peftkit.config import NON_RESULT_KEYS
+from peftkit.config.run import ADDED_LATER
 from peftkit.config.suggestions import RENAMED
 from peftkit.config.task import TaskConfig
 
@@ -56,6 +57,7 @@ def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[
     left_out |= set() if objective == "group_dro" else {"domains.step_size"}
     left_out |= set() if (config.get("distill") or {}).get("teacher") else {"distill"}
     left_out |= set() if (config.get("prune") or {}).get("heads") else {"prune"}
+    config = {**config, **_together(config, record["run"].get("setup") or {})}
     for part, names in PATHS.items():
         if sources[part].get("kind") == "folder" and sources[part].get("revision"):
             left_out.update(names)
@@ -74,12 +76,30 @@ def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[
     settings |= flatten({"sources.model": {name: sources["model"].get(name) for name in ("revision", "pooling")}})
     settings["sources.data.revision"] = str(sources["data"].get("revision"))
     minor = {name: ".".join(versions[name].split(".")[:2]) for name in RESULT_PACKAGES if name in versions}
-    setup = {name: value for name, value in (record["run"].get("setup") or {}).items() if name != "artifacts"}
+    setup = dict(record["run"].get("setup") or {})
+    setup = {name: value for name, value in setup.items() if name not in ("artifacts", "tasks")}
     if (start := record["audit"].get("start")) is not None:  # by its settings: each seed may start from its own
         setup.pop("start", None)
         settings["start"] = f"{start.get('task') or start['name']} ({start['settings']})"
     settings |= flatten({"setup": setup, "versions": minor})
     return {name: value if len(value) <= MAX_VALUE else _shortened(value) for name, value in settings.items()}
+
+
+def _together(config: Mapping[str, Any], setup: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `tasks` and `multitask` of a config as an entry shows them: names, and values that are not the defaults.
+
+    The names of own tasks do not determine these, so that a hash of all tasks follows.
+    """
+    tasks = config.get("tasks")
+    if not isinstance(tasks, list):
+        return {"tasks": None, "multitask": None}
+    names = ",".join(str(task["name"]) for task in tasks)
+    has_own = any(task["suite"] == "own" for task in tasks)
+    default, given = ADDED_LATER["multitask"], config.get("multitask") or {}
+    return {
+        "tasks": f"{names} ({setup.get('tasks')})" if has_own else names,
+        "multitask": {name: value for name, value in given.items() if value != default.get(name)},
+    }
 
 
 def _shortened(value: str) -> str:

@@ -144,7 +144,11 @@ def _with_reference(entries: list[BoardEntry]) -> list[BoardEntry]:
     """Add the difference from and the costs relative to full fine-tuning on the same task, model and examples."""
     result: list[BoardEntry] = []
     for members in grouped(entries, _comparable).values():
-        full = [entry for entry in members if entry.method == REFERENCE and entry.score is not None]
+        full = [
+            entry
+            for entry in members
+            if entry.method == REFERENCE and entry.score is not None and "tasks" not in entry.all_settings
+        ]
         reference = max(full, key=lambda entry: entry.score or 0.0, default=None)
         best = reference.score if reference else None
         members = [

@@ -13,7 +13,9 @@ from peftkit.methods.peft import (
     load_adapter,
     load_adapters,
 )
+from peftkit.methods.shared_ranks import join_ranks, share_ranks
 from peftkit.methods.soft_prompt import replace_prompt_encoders
+from peftkit.methods.tying import is_task_head, tie_models
 
 __all__ = [
     "BitFit",
@@ -28,9 +30,13 @@ __all__ = [
     "embedding_rows",
     "replace_prompt_encoders",
     "is_mergeable",
+    "is_task_head",
+    "join_ranks",
+    "share_ranks",
     "load_adapter",
     "load_adapters",
     "merge_adapter",
     "apply_method",
     "check_adapter",
+    "tie_models",
 ]

@@ -42,6 +42,7 @@ class RunContext:
     folder: Path
     result: dict[str, Any]
     check_folder: Callable[[], None] = lambda: None  # raises an error if the folder was replaced
+    parts: "list[RunContext]" = field(default_factory=list)  # of several tasks: the run of each, in a folder here
 
     @property
     def checkpoints(self) -> Path:

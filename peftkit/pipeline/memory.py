@@ -64,10 +64,12 @@ class TrainingStep:
         found = self.trainer.optimizer.state.values() if self.is_trained else ()  # type: ignore[union-attr]
         return [each for states in found for each in states.values() if isinstance(each, torch.Tensor)]
 
-    def collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def collate(self, examples: Sequence[Any]) -> dict[str, Any]:
         """Return a batch on the trainer's device."""
         collate = (self.is_trained and self.trainer.train_collator) or self.trainer.data_collator
-        return self.trainer.prepare_inputs(collate([dict(each) for each in examples]))
+        return self.trainer.prepare_inputs(
+            collate([each if isinstance(each, tuple) else dict(each) for each in examples])
+        )
 
     def run(self, batch: dict[str, Any]) -> None:
         """Train on a batch, or score it."""
@@ -101,9 +103,7 @@ def training_step(trainer: ScoringTrainer) -> Iterator[TrainingStep]:
         yield TrainingStep(trainer)
 
 
-def predict_memory(
-    step: TrainingStep, examples: Sequence[dict[str, Any]], scored: Sequence[dict[str, Any]], before: int | None
-) -> Memory:
+def predict_memory(step: TrainingStep, examples: Sequence[Any], scored: Sequence[Any], before: int | None) -> Memory:
     """Train on one example, then measure the peaks of a step and of scoring, as a run measures its own peak.
 
     Weights and the optimizer's states are counted.

@@ -78,9 +78,10 @@ def _pretrain_mini(kind: str, train: list[str], held_out: list[str], folder: Pat
     offline.pretrain_mini(kind, tokenizer, offline.PretrainingData(pairs, held, unigram), folder)
 
 
-def warn_substitutions(model: Source, data: Source | None = None) -> None:
+def warn_substitutions(model: Source, *data: Source) -> None:
     """Warn about a substituted model, and about substituted data."""
-    for sentence in filter(None, (model.substitution("MODEL"), data and data.substitution("DATA"))):
+    sentences = model.substitution("MODEL"), *(each.substitution("DATA") for each in data)
+    for sentence in dict.fromkeys(filter(None, sentences)):
         log(f"!! {sentence}")
 
 

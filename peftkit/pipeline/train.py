@@ -74,13 +74,7 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
         patience=patience,
         log_file=context.folder / "log.jsonl",
     )
-    if "save_strategy" not in config.train and patience is None:
-        trainer.add_callback(training.SparseCheckpointsCallback())
-    for tracker in training.own_trackers(config.train):
-        callback = instantiate({"_target_": tracker})
-        if not isinstance(callback, TrainerCallback):
-            raise UserError(f"train.report_to={tracker}: expected a subclass of transformers.TrainerCallback")
-        trainer.add_callback(callback)
+    add_callbacks(trainer, config)
     texts = {}
     if isinstance(bundle.format, LanguageModelingFormat) and not config.trial:
         held_out = splits.validation[config.task.splits["validation"][0]]
@@ -97,6 +91,21 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
     replace_prompt_encoders(bundle.model)
     waste = padding_waste(encoded.lengths, first_batches(sampler, encoded, arguments.train_batch_size))
     return TrainedRun(trainer, fit, parameters, waste, texts, before)
+
+
+def add_callbacks(trainer: training.ScoringTrainer, config: RunConfig) -> None:
+    """Add what chooses the checkpoints of a run to its trainer, and the user's own trackers.
+
+    Raises:
+        UserError: a tracker is no callback.
+    """
+    if "save_strategy" not in config.train and config.early_stopping.patience is None:
+        trainer.add_callback(training.SparseCheckpointsCallback())
+    for tracker in training.own_trackers(config.train):
+        callback = instantiate({"_target_": tracker})
+        if not isinstance(callback, TrainerCallback):
+            raise UserError(f"train.report_to={tracker}: expected a subclass of transformers.TrainerCallback")
+        trainer.add_callback(callback)
 
 
 def make_trainer(
@@ -223,10 +232,10 @@ def _curve(fit: training.TrainingSummary) -> list[dict[str, float]]:
 
 
 def run_costs(
-    trained: TrainedRun, train: Encoded, artifact_bytes: int | None, measured: Mapping[str, Any]
+    trained: TrainedRun, tokens_of_epoch: float, artifact_bytes: int | None, measured: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the costs of a result: weights, bytes, seconds, tokens and steps, and those measured elsewhere."""
-    fit, tokens = trained.fit, round(train.tokens * trained.fit.epochs)
+    fit, tokens = trained.fit, round(tokens_of_epoch * trained.fit.epochs)
     seconds = fit.seconds + measured.get("feature_seconds", 0.0)
     return {
         "trainable_params": trained.parameters.trainable,

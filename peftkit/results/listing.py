@@ -61,6 +61,7 @@ def list_runs(top: Path) -> list[ListedRun]:
         if "result.json" in names or ("config.yaml" in names and RUN_NAME.fullmatch(folder.name)):
             found[folder] = names
             below[:] = [name for name in below if name not in INSIDE_A_RUN]
+    found = {folder: names for folder, names in found.items() if not (folder.parent in found and _is_task(folder))}
     outer = {parent for folder in found for parent in folder.parents}
     runs = [_listed(folder, names, has_runs=folder in outer) for folder, names in found.items()]
     return sorted(runs, key=lambda run: (run.folder.parent, run.seed is None, run.seed or 0, run.folder))
@@ -124,6 +125,12 @@ def _listed(folder: Path, names: list[str], has_runs: bool) -> ListedRun:
         bases=tuple(base for base in bases if isinstance(base, str)),
         keep=keep,
     )
+
+
+def _is_task(folder: Path) -> bool:
+    """Return whether the folder around this one is the run of several tasks, of which this one is a part."""
+    config = value_of(_record(folder.parent)[0] or {}, "run.config")
+    return value_of(config, "job") == "finetune" and isinstance(value_of(config, "tasks"), list)
 
 
 def _record(folder: Path) -> tuple[dict[str, Any] | None, str | None]:

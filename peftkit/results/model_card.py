@@ -34,6 +34,8 @@ def model_card(result: Mapping[str, Any], artifact: str) -> str:
     counts = ", ".join(f"{split} {count}" for split, count in audit["rows"].items())
     combination = result.get("combination")
     combined = f"{describe_combination(combination)}\n\n" if combination else ""
+    others = ", ".join(each.name for each in config.tasks or () if each.name != config.task.name)
+    together = f"Trained together with {others}; the seconds are those of all.\n" if others else ""
     merge = f"Trained on a quantized base; {describe_merge(result['merge'])}.\n" if result.get("merge") else ""
     pruning = result.get("pruning")
     pruned = "Without {removed} of its {heads} attention heads, removed from `{run}`.\n" if pruning else ""
@@ -52,7 +54,7 @@ tags: [peftkit, {config.method.name}]
 Examples: {counts}. Seed {config.seed}. Trainable parameters: {costs["trainable_params"]:,} of {costs["total_params"]:,}
 ({costs["head_params"]:,} in the head), {costs["adapter_bytes"]:,} bytes in the checkpoint.
 Trained in {costs["train_seconds"]:.0f} s on {meta["device"]} in {meta["precision"]}.
-{merge}{pruned.format_map(pruning or {})}{start}
+{together}{merge}{pruned.format_map(pruning or {})}{start}
 ## Load it
 
 ```python

@@ -61,6 +61,10 @@ def run_id(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setup: M
         del settings["distill"]
     else:
         settings["distill"]["teacher"] = None  # its hash is in the set-up
+    if config.tasks is None:
+        del settings["multitask"]
+    else:
+        settings["tasks"] = [task.name for task in config.tasks]  # the hash of all tasks is in the set-up
     contents = {}
     for part, source in sources.items():
         section, keys = LOCATIONS[part]

@@ -80,6 +80,12 @@ class RunResult:
         return config
 
     @property
+    def tasks(self) -> dict[str, RunResult]:
+        """The run of each task by its name, of a run of several tasks; empty otherwise."""
+        found = self.record.get("tasks") or {}
+        return {name: RunResult(self.folder / str(each["folder"])) for name, each in found.items()}
+
+    @property
     def label_names(self) -> list[str] | None:
         """The names of the labels, None if the task has none."""
         return self.record["audit"]["label_names"]  # type: ignore[no-any-return]

@@ -24,6 +24,7 @@ from peftkit.training.losses import (
     WeightedCrossEntropy,
     WeightedLoss,
 )
+from peftkit.training.multitask import MultiTaskModel, MultiTaskTrainer, model_loss
 from peftkit.training.outputs import DOMAIN_COLUMN, OutputReader
 from peftkit.training.trainer import ScoringTrainer, scores_of
 from peftkit.training.trl import dpo_trainer, sft_trainer, sft_unsupported_reason
@@ -38,6 +39,8 @@ __all__ = [
     "DomainLoss",
     "GroupDROLoss",
     "ModelScores",
+    "MultiTaskModel",
+    "MultiTaskTrainer",
     "OutputReader",
     "ScoringTrainer",
     "SparseCheckpointsCallback",
@@ -50,6 +53,7 @@ __all__ = [
     "fit",
     "generate_greedily",
     "mixed_batch_logits",
+    "model_loss",
     "peak_memory",
     "precision_of",
     "predict_scores",

@@ -261,8 +261,9 @@ def _is_stopped(callback: EarlyStoppingCallback) -> bool:
 
 def is_short(batch: Mapping[str, Any]) -> bool:
     """Return whether a batch is short enough for eager attention; packed texts are separated by their positions."""
+    parts = (each for each in batch.values() if isinstance(each, Mapping))  # of several tasks
     sizes = [each.shape[1] for each in batch.values() if isinstance(each, torch.Tensor) and each.dim() == 2]
-    return "position_ids" not in batch and max(sizes, default=0) <= EAGER_TOKENS
+    return "position_ids" not in batch and max(sizes, default=0) <= EAGER_TOKENS and all(map(is_short, parts))
 
 
 def loss_terms(batch: Mapping[str, Any], shifts_labels: bool = False) -> torch.Tensor:

@@ -10,7 +10,7 @@ from helpers.commands import apply_fix, check
 from peftkit.cli.compose import build_run, open_composer, without_hydra
 from peftkit.cli.overrides import normalize_override
 from peftkit.cli.values import compose_values
-from peftkit.config import RunConfig
+from peftkit.config import RunConfig, UserError
 from peftkit.results.run_folder import run_id
 
 
@@ -50,10 +50,12 @@ def test_the_config_survives_json_and_that_of_one_task_keeps_its_id() -> None:
 
 def test_python_composes_what_the_command_line_does() -> None:
     with open_composer(None) as composer:
-        values = {"job": "inspect", "tasks": ["cola", "rte"], "task": {"max_train_samples": 9}, "model": "minilm"}
-        values |= {"job": "finetune"}
-        with pytest.raises(Exception, match="does not train one model on several tasks yet"):
-            compose_values(composer, values)
+        values = {"tasks": ["cola", "rte"], "task": {"max_train_samples": 9}, "model": "minilm"}
+        found = compose_values(composer, values)
+        with pytest.raises(UserError, match=r"tasks=\[cola,mprc\]: unknown task mprc"):
+            compose_values(composer, {"tasks": ["cola", "mprc"]})
+    typed = composed("tasks=[cola,rte]", "task.max_train_samples=9", "model=minilm")
+    assert found.to_dict() == typed.to_dict()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from peftkit.jobs.plan import Plan, of_other_seed
+from peftkit.jobs.plan_record import Plan, of_other_seed
 from peftkit.jobs.plan_table import show_plans
 from peftkit.methods import Parameters
 from peftkit.pipeline.duration import Duration

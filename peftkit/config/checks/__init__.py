@@ -18,7 +18,7 @@ from peftkit.config.checks.prediction import prediction_errors
 from peftkit.config.checks.prompting import prompting_errors
 from peftkit.config.checks.sampling import sampling_errors
 from peftkit.config.checks.search import search_errors
-from peftkit.config.checks.several_tasks import several_task_errors
+from peftkit.config.checks.several_tasks import several_task_errors, single_task_errors
 from peftkit.config.checks.start import start_errors
 from peftkit.config.checks.task import kind_errors, task_errors
 from peftkit.config.checks.upstream import UPSTREAM, upstream_errors
@@ -48,6 +48,9 @@ def config_errors(config: Mapping[str, Any], config_dir: str | None = None) -> l
 
 def _errors_of_tasks(config: Mapping[str, Any], tasks: list[Mapping[str, Any]], config_dir: str | None) -> list[str]:
     """Return the errors of each task alone, with its name where other tasks have none, then those of all together."""
+    values = [*value_errors(config), *range_errors(config, set())]
+    if own := [message for key, message in values if key.startswith("multitask")]:  # the others are those of each task
+        return list(dict.fromkeys(own))
     found = {str(task.get("name")): config_errors(one_task(config, task), config_dir) for task in tasks}
     shared = set.intersection(*map(set, found.values()))
     messages = [message for message in found[next(iter(found))] if message in shared]
@@ -68,6 +71,7 @@ def run_errors(run: RunConfig) -> list[str]:
             combination_errors, job_errors, task_errors, kind_errors, prompting_errors, imbalance_errors, path_errors,
             output_errors, column_errors, search_errors, generation_errors, judging_errors, prediction_errors,
             holdout_errors, bench_errors, sampling_errors, domain_errors, combine_errors, start_errors,
+            single_task_errors,
         )
         for message in check(run)
     ]  # fmt: skip

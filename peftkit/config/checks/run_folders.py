@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config.checks.values import value_errors
-from peftkit.config.errors import UserError
+from peftkit.config.errors import UserError, refusal
 from peftkit.config.json_files import read_json, safetensors_error
 from peftkit.config.kinds import kind_of
 from peftkit.config.record_schema import check_record, check_size
 from peftkit.config.run import RunConfig, is_prompted, with_later_keys
 from peftkit.config.shipped_files import WEIGHTS, damaged_file, recorded_files
 from peftkit.config.source import ADAPTER_FILE
-from peftkit.paths import exists, is_file, is_folder, walk
+from peftkit.paths import exists, is_file, is_folder, safe_name, walk
 
 AGAIN = "train the run again with force=true, or name another run folder"
 
@@ -35,6 +35,9 @@ def run_folder_errors(key: str, folder: Path, loads: bool) -> Iterator[str]:
         return
     if loads and (irregular := _irregular_file(folder)) is not None:
         yield f"{irregular} cannot be read: not a regular file; {AGAIN}"
+    elif loads and config is not None and config.is_multitask:
+        folders = [f"{key}={folder / safe_name(task.name)}" for task in config.tasks or ()]
+        yield refusal(f"{folder} is a run of several tasks, each of which has a folder there", *folders)
     elif loads and config is not None and (config.task.folds is not None or config.domains.leaves_each_out):
         key = "task.folds" if config.task.folds is not None else "domains.leave_out"
         yield (

@@ -11,7 +11,7 @@ from peftkit.config.families import FAMILIES
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import KINDS
 from peftkit.config.label_names import label_name
-from peftkit.config.run import ADDED_LATER, PROVENANCE, SECTIONS, RunConfig
+from peftkit.config.run import ADDED_LATER, MULTITASK_CHOICES, PROVENANCE, SECTIONS, RunConfig
 from peftkit.config.sections import LORA_METHODS
 from peftkit.config.signatures import annotation
 from peftkit.config.suggestions import RENAMED, nearest, section_error, takes_list, unknown_key, with_hint
@@ -39,6 +39,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "domains.objective": ("adversarial", "group_dro", None),
     "extend.init": EMBEDDING_INITS,
     "filter.status": (*RUN_STATUSES, None),
+    **{f"multitask.{name}": known for name, known in MULTITASK_CHOICES.items()},
     "delete": (True, "checkpoints", None),
     "combine.method": ("exact", *LORA_METHODS, None),
     "combine.majority_sign_method": ("total", "frequency", None),
@@ -82,7 +83,7 @@ RANGES = (  # of values of the right type; null has no range
         "train.gradient_accumulation_steps train.logging_steps train.save_steps train.eval_steps "
         "train.eval_accumulation_steps train.adam_epsilon train.ddp_timeout train.dataloader_prefetch_factor "
         "train.save_total_limit train.torch_empty_cache_steps bench.seeds bench.slow_seeds threads "
-        "domains.target_labels domains.step_size combine.svd_rank combine.extract_rank "
+        "domains.target_labels domains.step_size combine.svd_rank combine.extract_rank multitask.limit "
         "method.config.r method.config.init_r method.config.target_r method.config.num_virtual_tokens "
         "method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size prune.samples",
         _positive,

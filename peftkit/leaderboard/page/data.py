@@ -96,7 +96,7 @@ def _boards(board: Board) -> list[dict[str, Any]]:
             "models": sorted({entry.model for entry in entries if entry.board == title and not entry.is_baseline}),
             "baselines": baseline_text(entry for entry in entries if entry.board == title).strip(),
         }
-        for title, lines in headlines(entries, verdict.groups, verdict.detectable).items()
+        for title, lines in headlines(entries, verdict.groups, verdict.detectable, verdict.comparisons).items()
     ]
 
 
