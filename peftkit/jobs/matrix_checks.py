@@ -26,9 +26,10 @@ from peftkit.models.load import auto_class, load_model
 from peftkit.models.tiny import tiny_checkpoints
 from peftkit.paths import conf_folder
 from peftkit.pipeline import comparison, verify
-from peftkit.pipeline.artifacts import read_shots
-from peftkit.pipeline.build import TrainingBundle, build, format_for
+from peftkit.pipeline.artifacts import read_shots, restore_steering
+from peftkit.pipeline.build import TrainingBundle, build, format_for, head_kind
 from peftkit.pipeline.export import export_artifact, save_prompt
+from peftkit.pipeline.sources import PROMPT_FOLDER
 from peftkit.pipeline.verify import VerificationError
 from peftkit.training.callbacks import allocate_ranks
 from peftkit.training.trainer import is_adalora
@@ -158,9 +159,11 @@ def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool
         model = auto.from_pretrained(str(artifact)) if is_whole else load_adapter(load_base(), artifact)
         loaded = replace(bundle, model=model)
     else:
-        save_prompt(bundle.format, source, scratch)
+        save_prompt(bundle, source, scratch)
         loaded_format = format_for(config, names, bundle.tokenizer, read_shots(scratch))
-        loaded = replace(bundle, format=loaded_format)
+        model = load_model(config.model, source, bundle.tokenizer, head_kind(config), names).eval()
+        loaded = TrainingBundle(model, bundle.tokenizer, loaded_format)
+        restore_steering(loaded, config, scratch / PROMPT_FOLDER)
     _expect("saving and loading", trained, _scores(loaded, loaded.format.encode(examples)))
     if not isinstance(loaded.model, PeftModel):
         return {"merges": is_trained, "several": False, "mixed": False, "4-bit": False}

@@ -31,7 +31,8 @@ def search(config: RunConfig, train: Callable[[RunConfig], Path]) -> tuple[dict[
 
     With `search.halving_factor` the trials have rounds, and each but the first has the best candidates of the one
     before. A trial that another seed or process finished is not run again. A failed trial does not stop the search, and
-    the next seed repeats it. A method without trained weights has no trials, and no best candidate.
+    the next seed repeats it. A method without trained weights tries only its own keys of `search.config`;
+    without any it has no trials, and no best candidate.
 
     Args:
         train: trains the run of one trial, and returns its folder.
@@ -47,7 +48,7 @@ def search(config: RunConfig, train: Callable[[RunConfig], Path]) -> tuple[dict[
         RuntimeError: every trial failed.
     """
     lacking = lacking_keys(config)
-    grid = [] if is_prompted(config) else candidates(config)
+    grid = _prompted_candidates(config) if is_prompted(config) else candidates(config)
     if lacking and grid:
         log(f"   {config.method.name} has no {', '.join(lacking)}: it tries {len(grid)} learning rates instead")
     trials, rounds, seconds, left = _run_rounds(config, grid, train)
@@ -77,6 +78,13 @@ def search(config: RunConfig, train: Callable[[RunConfig], Path]) -> tuple[dict[
         **({"lacking": lacking} if lacking else {}),
         **({"extended": extended} if extended else {}),
     }, best
+
+
+def _prompted_candidates(config: RunConfig) -> list[Candidate]:
+    """Return every combination of the keys that a method without a learning rate has; nothing where it has none."""
+    own = {name: values for name, values in (config.search.config or {}).items() if name not in lacking_keys(config)}
+    search = replace(config.search, lr_multipliers=None, learning_rates=None, config=own or None)
+    return candidates(replace(config, search=search))
 
 
 def _run_rounds(

@@ -77,7 +77,7 @@ def save(context: RunContext, bundle: TrainingBundle) -> Path | None:
     if not config.keeps_model or not is_main_process():
         return None
     if is_prompted(config):
-        return save_prompt(bundle.format, context.model_source, context.folder)
+        return save_prompt(bundle, context.model_source, context.folder)
     return export_artifact(bundle, context.folder, context.model_source, config.vocab)
 
 

@@ -15,6 +15,7 @@ from peftkit.methods.peft import (
 )
 from peftkit.methods.shared_ranks import join_ranks, share_ranks
 from peftkit.methods.soft_prompt import replace_prompt_encoders
+from peftkit.methods.steering import Steering, SteeringVector
 from peftkit.methods.tying import is_task_head, tie_models
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "LinearProbe",
     "Parameters",
     "Prompting",
+    "Steering",
+    "SteeringVector",
     "Unfreezing",
     "Untuned",
     "count_parameters",

@@ -18,16 +18,17 @@ from peftkit.config.shipped_files import WEIGHTS, damaged_file, recorded_files
 from peftkit.config.source import ADAPTER_FILE, Source
 from peftkit.config.start import base_of
 from peftkit.data.formats import Format
-from peftkit.methods import load_adapter
+from peftkit.methods import Steering, load_adapter
 from peftkit.models.checkpoints import locate
 from peftkit.models.embedding_rows import add_new_rows
 from peftkit.models.heads import loading_class
 from peftkit.models.load import auto_class, load_model
 from peftkit.models.quantization import copy_dequantized
-from peftkit.pipeline.build import TrainingBundle, format_for, head_kind
+from peftkit.pipeline.build import TrainingBundle, format_for, head_kind, instantiate_method
 from peftkit.pipeline.foreign_adapters import merge_foreign_adapter
 from peftkit.pipeline.merged import write_merged
 from peftkit.pipeline.sources import PROMPT_FOLDER, converted_checkpoint, ensure_mini, run_tokenizer
+from peftkit.pipeline.steering import load_steering
 from peftkit.results.locks import locked_file
 from peftkit.results.run_result import RunResult
 
@@ -125,7 +126,17 @@ def _load_bundle(run: RunResult, quantized: bool) -> TrainingBundle:
         if not is_prompted(config):
             model = load_adapter(model, run.folder / "adapter")
     model.eval()
-    return TrainingBundle(model, tokenizer, run_format(run, config, tokenizer))
+    bundle = TrainingBundle(model, tokenizer, run_format(run, config, tokenizer))
+    restore_steering(bundle, config, run.folder / PROMPT_FOLDER)
+    return bundle
+
+
+def restore_steering(bundle: TrainingBundle, config: RunConfig, folder: Path) -> None:
+    """Add the saved vector of a run to its model's states, where its method has one."""
+    method = instantiate_method(config.method.config) if is_prompted(config) else None
+    if isinstance(method, Steering) and (steering := load_steering(folder, method, bundle.model)) is not None:
+        steering.attach(bundle.model)
+        bundle.steering = steering
 
 
 def load_base(run: RunResult, tokenizer: Any, quantized: bool = True) -> Any:

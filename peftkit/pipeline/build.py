@@ -2,10 +2,11 @@
 
 import inspect
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 
@@ -20,7 +21,7 @@ from peftkit.data.formats import Encoded, Format, format_of
 from peftkit.data.formats.prompted import PromptedFormat, sample_balanced
 from peftkit.data.formats.text_generation import TextGenerationFormat
 from peftkit.data.unknown_tokens import count_unknown_tokens
-from peftkit.methods import Gradual, Unfreezing, apply_method
+from peftkit.methods import Gradual, Steering, SteeringVector, Unfreezing, apply_method
 from peftkit.models.embedding_rows import add_new_rows
 from peftkit.models.load import load_model
 from peftkit.models.tokenizer import decoder_positions
@@ -28,6 +29,7 @@ from peftkit.pipeline.domains import with_domain_ids
 from peftkit.pipeline.encoding import encode_training
 from peftkit.pipeline.sources import prompt_positions, run_tokenizer, tokenizer_source
 from peftkit.pipeline.start import StartRecord, open_start
+from peftkit.pipeline.steering import steering_vector
 from peftkit.training import training_arguments
 
 
@@ -40,6 +42,8 @@ class TrainingBundle:
     format: Format  # encodes examples, and decodes scores to predictions
     schedule: Unfreezing | None = None  # of gradual unfreezing
     start: StartRecord | None = None  # what the weights were before training, of `start=`
+    steering: SteeringVector | None = None  # that is added to the model's states
+    steered_by: dict[str, Any] | None = None  # what that was computed from
 
 
 def build(
@@ -82,7 +86,22 @@ def build(
         task_format = _add_shots(config, task_format, examples)
     record = None if start is None else start.load_into(model, config, names)
     schedule = method.unfreezing(model) if isinstance(method, Gradual) else None
-    return TrainingBundle(model, tokenizer, task_format, schedule, record), encoded
+    bundle = TrainingBundle(model, tokenizer, task_format, schedule, record)
+    if isinstance(method, Steering):
+        _steer(bundle, method, examples, config)
+    return bundle, encoded
+
+
+def _steer(bundle: TrainingBundle, method: Steering, examples: Dataset, config: RunConfig) -> None:
+    """Add the vector of activation steering to the model's states; a strength of 0 leaves the model as it is."""
+    assert isinstance(bundle.format, PromptedFormat)
+    if config.method.quantization is None and torch.accelerator.is_available():  # a quantized base is already there
+        bundle.model.to(torch.accelerator.current_accelerator())
+    steering, record = steering_vector(bundle.model, bundle.format, examples, method, config.seed)
+    bundle.steered_by = {**asdict(record), "strength": method.strength}
+    if method.strength != 0:
+        bundle.steering = steering
+        steering.attach(bundle.model)
 
 
 def format_for(

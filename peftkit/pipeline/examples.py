@@ -115,6 +115,8 @@ def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits
     holdout = encoded.pop(HOLDOUT_EXAMPLES, encoded[SEARCH_SPLIT] if config.trial else None)
     if is_prompted(config):
         audit["shots"] = _count_shots(config, bundle.format, encoded)
+    if bundle.steered_by is not None:
+        audit["steering"] = bundle.steered_by
     calibration = encoded.pop(CALIBRATION_SPLIT, None)
     others = encoded.pop(OTHERS_SPLIT, None)
     train.positions.clear()  # only predictions need them, and training would keep them in memory

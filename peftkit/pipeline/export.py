@@ -9,12 +9,12 @@ from pathlib import Path
 from peft import PeftModel
 
 from peftkit.config.source import Source
-from peftkit.data.formats import Format
 from peftkit.methods import is_mergeable
 from peftkit.models.checkpoints import write_sentence_files
 from peftkit.models.embedding_rows import padding_rows, read_vocabulary, save_rows
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.sources import PROMPT_FOLDER
+from peftkit.pipeline.steering import save_steering
 from peftkit.results import run_folder
 
 
@@ -64,9 +64,9 @@ def export_sentence_files(bundle: TrainingBundle, folder: Path) -> None:
         write_sentence_files(folder, config.vector_pooling, config.hidden_size, bundle.format.task.max_length)
 
 
-def save_prompt(task_format: Format, source: Source, folder: Path) -> Path:
-    """Save the prompt and its few-shot examples; the model is the unchanged base."""
-    artifact = folder / PROMPT_FOLDER
+def save_prompt(bundle: TrainingBundle, source: Source, folder: Path) -> Path:
+    """Save the prompt, its few-shot examples and the vector of steering; the model is the unchanged base."""
+    artifact, task_format = folder / PROMPT_FOLDER, bundle.format
     prompt = getattr(task_format, "prompt", None)
     record = {
         "base": {name: value for name, value in asdict(source).items() if name != "folder"},
@@ -75,11 +75,14 @@ def save_prompt(task_format: Format, source: Source, folder: Path) -> Path:
         "shots": list(task_format.shots),
     }
     run_folder.write_text(artifact / "prompt.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    if bundle.steering is not None:
+        save_steering(bundle.steering, artifact)
     return artifact
 
 
 def artifact_bytes(bundle: TrainingBundle, artifact: Path) -> int:
     """Return the bytes of the trained weights and the head: what a user needs in addition to the base."""
     if artifact.name in ("adapter", PROMPT_FOLDER):
-        return run_folder.folder_bytes(artifact, (".safetensors", ".bin") if artifact.name == "adapter" else (".json",))
+        endings = (".safetensors", ".bin") if artifact.name == "adapter" else (".safetensors", ".json")
+        return run_folder.folder_bytes(artifact, endings)
     return sum(w.nbytes for w in bundle.model.parameters() if w.requires_grad)

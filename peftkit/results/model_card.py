@@ -11,6 +11,9 @@ from peftkit.config.kinds import kind_of
 # of the hidden states of one text, without padding
 POOLING_CODE = {"mean": "states.mean(dim=1)", "cls": "states[:, 0]", "last": "states[:, -1]"}
 FILL_MASK = 'f"a {tokenizer.mask_token} text"'
+STEERED = """
+# audit.steering of result.json names the layer to whose output this is added, at every position
+vector = safetensors.torch.load_file("prompt/steering.safetensors")["vector"]"""
 CHAT = '[{"role": "user", "content": "Name three rivers."}]'
 
 
@@ -102,13 +105,14 @@ def _loading_code(config: RunConfig, base: Mapping[str, Any], artifact: str) -> 
 
 model, tokenizer = peftkit.load(".")  # the folder of this card"""
     if artifact == "prompt":
+        steered = STEERED if config.method.config.get("strength") else ""
         auto = "AutoModelForSeq2SeqLM" if family == "seq2seq" else "AutoModelForCausalLM"
-        return f"""import json
-
+        libraries = "import json\n\nimport safetensors.torch" if steered else "import json\n"
+        return f"""{libraries}
 from transformers import {auto}
 
 model = {auto}.from_pretrained("{base["name"]}"{revision})  # nothing was trained
-prompt = json.load(open("prompt/prompt.json", encoding="utf-8"))  # template, verbalizer and examples"""
+prompt = json.load(open("prompt/prompt.json", encoding="utf-8"))  # template, verbalizer and examples{steered}"""
     auto, pipeline = kind.heads[family], kind.pipelines.get(family)
     if has_embeddings:
         auto = declared_family(family, config.model.stand_in).backbone

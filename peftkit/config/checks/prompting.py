@@ -63,11 +63,27 @@ def prompting_errors(run: RunConfig) -> list[str]:
             refusal(f"task.prompt={task.prompt!r} contains no column", f"task.prompt='{example}'"),
         ),
     )
-    if not is_labeled:
-        return [*_shot_errors(run), *rules]
-    return [
-        *_shot_errors(run), *rules, *template_errors("task.prompt", task.prompt, task.text), *_verbalizer_errors(run),
-    ]  # fmt: skip
+    found = [*_shot_errors(run), *_steering_errors(run), *rules]
+    if is_labeled:
+        found += [*template_errors("task.prompt", task.prompt, task.text), *_verbalizer_errors(run)]
+    return found
+
+
+def _steering_errors(run: RunConfig) -> Iterator[str]:
+    """Yield a message for a task without two classes, between which a vector is added."""
+    if "strength" not in run.method.config:
+        return iter(())
+    wrong, names = f"method={run.method.name} needs two classes, and task", run.task.labels
+    return messages_of(
+        (
+            not kind_of(run.task).chooses_class,
+            refusal(f"{wrong}={run.task.name} has none", "method=zero_shot"),
+        ),
+        (
+            names is not None and len(names) != 2,
+            refusal(f"{wrong}.labels has {len(names or [])}", "method=zero_shot"),
+        ),
+    )
 
 
 def _shot_errors(run: RunConfig) -> Iterator[str]:

@@ -224,7 +224,7 @@ def _adapter_errors(values: Any, checked: set[str]) -> Iterator[Found]:
             continue
         if "dropout" in name and not 0 <= value < 1:
             yield key, refusal(f"{key}={value}: expected a number of 0 or more, below 1", f"{key}=0.1")
-        elif isinstance(value, int) and value < 0:
+        elif isinstance(value, int) and value < 0 and name != "strength":  # that of steering may be
             yield key, refusal(f"{key}={value}: expected 0 or more", f"~{key}")
 
 
