@@ -17,7 +17,8 @@ from peftkit.cli.overrides import UPSTREAM_SECTIONS, parse
 from peftkit.cli.tasks import name_errors, with_tasks
 from peftkit.config import JOBS, SECTIONS, Refusal, UserError, config_errors, nearest, refusal
 from peftkit.config.checks.job import ignored_errors
-from peftkit.config.checks.values import key_errors
+from peftkit.config.checks.outside import outside_errors
+from peftkit.config.checks.values import key_errors, value_of
 from peftkit.config.quoting import typed
 from peftkit.config.secrets import secret_errors
 from peftkit.config.suggestions import RENAMED, key_names, renamed_key, section_error, takes_list, unknown_key
@@ -151,6 +152,7 @@ def _run_errors(composed: DictConfig, overrides: Sequence[str], extra: Path | No
     typed = {parse(text).key_or_group: text.lstrip("+") for text in overrides}
     if isinstance(job := values.get("job"), str) and job in JOBS:
         yield from ignored_errors(job, typed)
+        yield from outside_errors(job, value_of(values, "ood.shuffle") is True, typed)
     if values["tasks"] is not None:
         if wrong := list(name_errors(values["tasks"], [*typed], extra)):
             yield from wrong

@@ -75,6 +75,15 @@ _JOBS = (
         run="required",
     ),
     Job(
+        "ood",
+        "measure how well a run detects texts of another kind: run=DIR task=cola",
+        "peftkit.jobs.ood:ood",
+        reads=("task", "source", "data_root", "train.per_device_eval_batch_size"),
+        keys=("ood",),
+        run="required",
+        writes=(".json",),
+    ),
+    Job(
         "predict",
         "predict for a file or one text: run=DIR input=FILE",
         "peftkit.jobs.predict:predict",

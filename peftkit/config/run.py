@@ -19,6 +19,7 @@ from peftkit.config.sections import (
     Filter,
     Generate,
     MultiTask,
+    Ood,
     Planning,
     Predict,
     Prune,
@@ -128,6 +129,7 @@ class RunConfig:
     plan: Planning
     bench: Bench
     extend: Extend
+    ood: Ood
     embed: Embed
     predict: Predict
     combine: Combine
@@ -215,7 +217,7 @@ CHANGES_STATES = ("neftune_noise_alpha", "torch_compile", "fsdp", "deepspeed")  
 
 SECTIONS: dict[str, type] = {
     "model": ModelConfig, "method": MethodConfig, "task": TaskConfig, "early_stopping": EarlyStopping,
-    "calibration": Calibration, "search": Search, "extend": Extend, "embed": Embed, "generate": Generate,
+    "calibration": Calibration, "search": Search, "extend": Extend, "embed": Embed, "ood": Ood, "generate": Generate,
     "distill": Distill, "domains": Domains, "predict": Predict, "filter": Filter, "plan": Planning, "bench": Bench,
     "combine": Combine, "prune": Prune, "multitask": MultiTask,
 }  # fmt: skip
@@ -231,6 +233,7 @@ PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that a
 ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier run folders lack
     **dict.fromkeys(("collator", "allow_code", "delete", "start", "tasks", "threads", "weights", "workers")),
     "calibration": {"holdout": None, "thresholds": None},
+    "ood": {"shuffle": False},
     "plan": {"memory_gb": None, "measure": False},
     "bench": {"variants": [], "baseline": "trainer", "seeds": 1, "slow_seeds": 1, "ladder_seeds": 0},
     "cache_features": False, "sequential_seeds": False,
@@ -266,6 +269,7 @@ def with_later_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 # keys that do not change a result, so they are not part of its id or of its entry on a board
 NON_RESULT_KEYS = {
+    "ood",
     "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "predict", "plan",
     "generate", "bench", "start", "input", "output", "allow_code", "filter", "delete", "source", "data_root",
     "method.paper", "method.traits", "combine.interpolate", "cache_features", "threads", "workers",

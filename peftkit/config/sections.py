@@ -21,6 +21,11 @@ class Extend:
 
 
 @dataclass
+class Ood:
+    shuffle: bool
+
+
+@dataclass
 class Embed:
     column: str
     pooling: str | None

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from peftkit.config import RunConfig, TaskConfig, kind_of, refuse
 from peftkit.config.console import is_main_process, log
 from peftkit.config.quoting import as_override
+from peftkit.config.source import Source
 from peftkit.data.datasets import load_task_dataset
 from peftkit.paths import safe_name
 from peftkit.pipeline.artifacts import (
@@ -61,7 +62,7 @@ def evaluate_run(config: RunConfig) -> Evaluation:
     """
     run = RunResult.finished(config.run)
     kind, names = run.config.task.kind, run.label_names
-    task = _task_of(config.task, run.config.task, names, config.overrides)
+    task = typed_task(config.task, run.config.task, names, config.overrides)
     refuse(
         (
             task.kind != kind,
@@ -80,11 +81,8 @@ def evaluate_run(config: RunConfig) -> Evaluation:
     reference = score_reference(chosen, base_source(run), data.splits, run_tokenizer_source(run))
     bundle = load_bundle(run)
     bundle.format = run_format(run, chosen, bundle.tokenizer)
-    name, source = safe_name(task.name), data.source
-    if source.revision != trained_on and (task.suite == "own" or task.name == run.config.task.name):
-        # each evaluation on other data has its own file, named by the data and the start of its revision
-        name = f"{name}-{Path(source.name).stem}-{str(source.revision)[:8]}"
-    name = safe_name(name)
+    source = data.source
+    name = data_name(task, source, run)
     file, record = run.folder / f"predictions-{name}.parquet", run.folder / f"evaluation-{name}.json"
     with locked_file(record):
         scores, costs = score_splits(chosen, bundle, data, file, reference)
@@ -102,7 +100,17 @@ def evaluate_run(config: RunConfig) -> Evaluation:
     return Evaluation(task.name, scores, costs, record)
 
 
-def _task_of(chosen: TaskConfig, trained: TaskConfig, names: list[Any] | None, overrides: Sequence[str]) -> TaskConfig:
+def data_name(task: TaskConfig, source: Source, run: RunResult) -> str:
+    """Return the name of a task in files of a run; of other data with the data's name and the start of its revision."""
+    is_other = source.revision != run.record["audit"]["sources"]["data"]["revision"]
+    if is_other and (task.suite == "own" or task.name == run.config.task.name):
+        return safe_name(f"{safe_name(task.name)}-{Path(source.name).stem}-{str(source.revision)[:8]}")
+    return safe_name(task.name)
+
+
+def typed_task(
+    chosen: TaskConfig, trained: TaskConfig, names: list[Any] | None, overrides: Sequence[str]
+) -> TaskConfig:
     """Return the task that the overrides choose, or the run's own with the keys that they set."""
     keys = [override.lstrip("+").partition("=")[0] for override in overrides]
     own = {key.split(".")[1] for key in keys if key.startswith("task.")}

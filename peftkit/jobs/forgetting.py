@@ -148,11 +148,13 @@ def read_text(config: RunConfig) -> tuple[str, list[str]]:
     return file.name, documents
 
 
-def load_scored_examples(config: RunConfig, run: RunResult) -> TaskDataset:
-    """Load the examples that the run was scored on."""
-    recorded = run.record["audit"]["sources"]["data"]
-    task = replace(run.config.task, splits={**run.config.task.splits, "train": None})
-    data = load_task_dataset(task, config.data_root, config.source, recorded["revision"])
+def load_scored_examples(config: RunConfig, run: RunResult, trained_on: bool = False) -> TaskDataset:
+    """Load the examples that the run was scored on; also those that it was `trained_on`."""
+    recorded, task = run.record["audit"]["sources"]["data"], run.config.task
+    if not trained_on:
+        task = replace(task, splits={**task.splits, "train": None})
+    held_out = (run.config.calibration.holdout, run.config.domains) if trained_on else ()
+    data = load_task_dataset(task, config.data_root, config.source, recorded["revision"], 0, *held_out)
     if data.source.revision != recorded["revision"]:
         raise UserError(
             f"{run.folder}: scored on {recorded['name']} {recorded['revision']}, the data is {data.source.name} "

@@ -181,6 +181,8 @@ method=zero_shot model=gpt2 task=seq2seq method.config.calibrate=true
 method=few_shot model=gpt2 task=causal_lm task.text=[a]
 job=predict task=sst2 input=a run=x
 job=evaluate run=x task.prompt=a
+job=ood run=x
+job=ood run=x task=cola ood.shuffle=true
 job=finetune results=[x]
 job=finetune run=x
 job=finetune runs=[x]

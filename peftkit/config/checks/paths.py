@@ -21,7 +21,7 @@ MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 3000  # of most file systems; the names of
 
 def path_errors(run: RunConfig) -> Iterator[str]:
     """Yield a message for each path that is missing or of the wrong type; no file is read but result.json."""
-    checkpoint, reads_data = run.model.checkpoint, JOBS[run.job].trains or run.job == "evaluate"
+    checkpoint, reads_data = run.model.checkpoint, JOBS[run.job].trains or run.job in ("evaluate", "ood")
     yield from messages_of(
         (
             _is_path(checkpoint) and not exists(checkpoint),

@@ -5,12 +5,13 @@ from typing import Any
 
 from peftkit.config.json_files import read_json
 from peftkit.pipeline.report.run_data import RunData, Section
-from peftkit.results.page import Html, paragraph, table
+from peftkit.results.page import Html, element, paragraph, table
+from peftkit.results.page.charts import line_chart
 
 
 def other_scores(run: RunData) -> list[Section]:
     """Return the sections that apply to a run."""
-    return [*_folds(run), *_domains(run), *_thresholds(run), *_evaluations(run)]
+    return [*_folds(run), *_domains(run), *_thresholds(run), *_evaluations(run), *_outside(run)]
 
 
 def _folds(run: RunData) -> list[Section]:
@@ -99,3 +100,37 @@ def _evaluations(run: RunData) -> list[Section]:
         return []
     note = "Scores of this run by job=evaluate; their predictions are in predictions-*.parquet beside these files."
     return [Section("Evaluations", [table("Evaluations", ["task", "data", "scores", "file"], rows), paragraph(note)])]
+
+
+def _outside(run: RunData) -> list[Section]:
+    rows: list[list[str]] = []
+    charts: list[Html] = []
+    for file in sorted(run.folder.glob("ood-*.json")):
+        found = read_json(file, "delete it, or measure again")
+        other = found["outside"]
+        for name, each in found["detectors"].items():
+            cells = (
+                f"{each[key]:.3f} ({each[f'{key}_interval'][0]:.3f} to {each[f'{key}_interval'][1]:.3f})"
+                for key in ("auroc", "fpr_at_95_tpr")
+            )
+            rows.append([f"{other['task']}, {other['texts']:,} texts", name, *cells])
+            title = f"{name}, {other['task']}: ROC"
+            caption = f"AUROC {each['auroc']:.3f}. A positive is a text that is accepted."
+            curve = {name: [(float(false), float(true)) for false, true in each["roc"]]}
+            charts.append(
+                line_chart(title, caption, f"{other['task']} accepted", f"{run.config.task.name} accepted", curve)
+            )
+    if not rows:
+        return []
+    headings = ["texts", "detector", "AUROC", "FPR at 95 % TPR"]
+    note = (
+        "By job=ood: how well each detector separates texts of another kind from the validation texts of this run. "
+        "AUROC 0.5 is chance; FPR is the share of the other texts that are accepted if 95 % of the run's are. "
+        "Intervals: 95 %, over texts."
+    )
+    content = [
+        table("Detectors", headings, rows, headings[2:]),
+        paragraph(note),
+        element("div", *charts, class_="plots"),
+    ]
+    return [Section("Texts of another kind", content)]
