@@ -237,7 +237,9 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
     "plan": {"memory_gb": None, "measure": False},
     "bench": {"variants": [], "baseline": "trainer", "seeds": 1, "slow_seeds": 1, "ladder_seeds": 0},
     "cache_features": False, "sequential_seeds": False,
-    "domains": {**dict.fromkeys(("leave_out", "target", "target_labels", "objective")), "step_size": 0.01},
+    "domains": {
+        **dict.fromkeys(("leave_out", "target", "target_labels", "objective")), "max_lambda": 0.1, "step_size": 0.01,
+    },
     "filter": {each.name: None for each in dataclasses.fields(Filter)},
     "predict": {"abstain": None, "target_accuracy": None},
     "combine": {each.name: None for each in dataclasses.fields(Combine)},
@@ -251,6 +253,7 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
 ADDED_TO_SECTIONS: dict[str, dict[str, Any]] = {
     "search": dict.fromkeys(("learning_rates", "config", "halving_factor")),
     "calibration": ADDED_LATER["calibration"],
+    "domains": ADDED_LATER["domains"],
     "model": {"attn_implementation": None},
 }
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from peftkit.config.label_names import label_name
 
 EACH = "all"  # domains.leave_out: each domain in turn
+OBJECTIVE_KEYS = {"adversarial": "max_lambda", "group_dro": "step_size"}  # keys of `domains` that one objective reads
 
 
 @dataclass
@@ -105,6 +106,7 @@ class Domains:
     target: str | int | float | None
     target_labels: int | None
     objective: str | None
+    max_lambda: float
     step_size: float
 
     @property

@@ -36,7 +36,8 @@ def domain_objective(config: RunConfig, model: Any, encoded: Encoded) -> trainin
         return None
     if domains.objective == "group_dro":
         return training.GroupDROLoss(encoded.domains, domains.step_size)
-    return training.DomainAdversarialLoss(encoded.domains, model.config.hidden_size, _head_pooling(config, model))
+    size, pooling = model.config.hidden_size, _head_pooling(config, model)
+    return training.DomainAdversarialLoss(encoded.domains, size, pooling, domains.max_lambda)
 
 
 def _head_pooling(config: RunConfig, model: Any) -> str:

@@ -17,6 +17,7 @@ import yaml
 from peftkit.config import NON_RESULT_KEYS, RunConfig, UserError
 from peftkit.config.console import log
 from peftkit.config.json_files import read_json
+from peftkit.config.sections import OBJECTIVE_KEYS
 from peftkit.config.shipped_files import PREDICTIONS, damaged_file
 from peftkit.paths import atomic_write, clear_parts, safe_name
 from peftkit.results.locks import LOCK, SOFT, locked_folder
@@ -53,8 +54,9 @@ def run_id(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setup: M
         del settings["calibration"]
     if not config.domains.is_set:
         del settings["domains"]
-    elif config.domains.objective != "group_dro":
-        settings["domains"]["step_size"] = None
+    for objective, key in OBJECTIVE_KEYS.items():
+        if config.domains.is_set and config.domains.objective != objective:
+            settings["domains"][key] = None
     if config.prune.heads is None:
         del settings["prune"]
     if config.distill.teacher is None:

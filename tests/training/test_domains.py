@@ -18,6 +18,7 @@ from transformers import default_data_collator
 
 from peftkit import training
 from peftkit.training.domains import (
+    CLASSIFIER_RATE,
     DomainAdversarialLoss,
     GroupDROLoss,
     ReverseGradient,
@@ -54,7 +55,7 @@ def batch(rows: slice | torch.Tensor = slice(None)) -> dict[str, torch.Tensor]:
 
 def adversarial() -> DomainAdversarialLoss:
     torch.manual_seed(3)
-    return DomainAdversarialLoss(NAMES, 5, "cls")
+    return DomainAdversarialLoss(NAMES, 5, "cls", max_lambda=1.0)
 
 
 def trained(folder: Path, loss: Any, size: int, accumulated: int, steps: int = 1) -> tuple[Tokens, Any]:
@@ -123,8 +124,8 @@ def test_lambda_follows_the_schedule_of_the_paper() -> None:
 @pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])
 def test_the_adversarial_gradients_are_those_of_the_saddle_point(progress: float) -> None:
     loss, model = adversarial(), Tokens()
-    loss.progress = progress
-    expected = loss_by_hand(model, loss.classifier, reversal_factor(progress))
+    loss.progress, loss.max_lambda = progress, 0.5
+    expected = loss_by_hand(model, loss.classifier, 0.5 * reversal_factor(progress))
     loss.combined(loss(model, batch())).backward()
     for name, found in gradients(model, loss.classifier).items():
         torch.testing.assert_close(found, expected[name], rtol=0, atol=1e-6, msg=name)
@@ -134,7 +135,7 @@ def sgd(model: Tokens, loss: DomainAdversarialLoss) -> dict[str, torch.Tensor]:
     """Return the weights after a step at the start of training, where lambda is 0."""
     changes = loss_by_hand(model, loss.classifier, 0.0)
     parts = {"base": model.base_model, "head": model.head, "own": loss.classifier}
-    rates = {"base": 0.1, "head": 0.1, "own": 1e-3}
+    rates = {"base": 0.1, "head": 0.1, "own": CLASSIFIER_RATE}
     return {
         f"{name} {n}": weight.detach() - rates[name] * changes[f"{name} {n}"]
         for name, part in parts.items()

@@ -12,7 +12,7 @@ from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import KINDS
 from peftkit.config.label_names import label_name
 from peftkit.config.run import ADDED_LATER, MULTITASK_CHOICES, PROVENANCE, SECTIONS, RunConfig
-from peftkit.config.sections import LORA_METHODS
+from peftkit.config.sections import LORA_METHODS, OBJECTIVE_KEYS
 from peftkit.config.signatures import annotation
 from peftkit.config.suggestions import RENAMED, nearest, section_error, takes_list, unknown_key, with_hint
 from peftkit.config.traits import Traits
@@ -36,7 +36,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "task.loss_type": (*LOSSES, None),
     "task.class_weights": ("balanced", None),  # or numbers by label
     "task.sampling": ("balanced", None),
-    "domains.objective": ("adversarial", "group_dro", None),
+    "domains.objective": (*OBJECTIVE_KEYS, None),
     "extend.init": EMBEDDING_INITS,
     "filter.status": (*RUN_STATUSES, None),
     **{f"multitask.{name}": known for name, known in MULTITASK_CHOICES.items()},
@@ -82,7 +82,7 @@ RANGES = (  # of values of the right type; null has no range
         "train.learning_rate train.num_train_epochs train.per_device_train_batch_size train.per_device_eval_batch_size "
         "train.gradient_accumulation_steps train.logging_steps train.save_steps train.eval_steps "
         "train.eval_accumulation_steps train.adam_epsilon train.ddp_timeout train.dataloader_prefetch_factor "
-        "train.save_total_limit train.torch_empty_cache_steps bench.seeds bench.slow_seeds threads "
+        "train.save_total_limit train.torch_empty_cache_steps bench.seeds bench.slow_seeds threads domains.max_lambda "
         "domains.target_labels domains.step_size combine.svd_rank combine.extract_rank multitask.limit "
         "method.config.r method.config.init_r method.config.target_r method.config.num_virtual_tokens "
         "method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size prune.samples",
