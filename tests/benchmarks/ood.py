@@ -31,7 +31,8 @@ def main() -> None:
     train.append(f"train.num_train_epochs={given.epochs}")
     seeds = ",".join(map(str, range(given.seeds)))
     run("-m", *train, f"method={','.join(METHODS)}", f"seed={seeds}")
-    print("| texts | method | detector | AUROC by seed | mean | FPR at 95 % TPR, mean |\n|---|---|---|---|---|---|")
+    print("| texts | method | detector | AUROC by seed | mean | 95 % interval of seed 0 | FPR at 95 % TPR, mean |")
+    print("|---|---|---|---|---|---|---|")
     found = {
         (other, method): [measured(folder, other, override, data) for folder in folders(given.out, method)]
         for (other, override), method in product(OTHERS.items(), METHODS)

@@ -91,7 +91,10 @@ def test_the_detectors_are_those_of_the_saved_model(
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full", "prefix", "prompt"])
 @pytest.mark.parametrize("model", ["bert", "roberta", "distilbert", "gpt2", "t5_encoder"])
-def test_the_head_computes_the_scores_from_the_features(tiny: Overrides, model: str, method: str) -> None:
+def test_the_head_computes_the_scores_from_the_features(
+    checkpoints: dict[str, Path], tiny: Overrides, model: str, method: str
+) -> None:
+    checkpoints.setdefault("t5_encoder", checkpoints["t5"])
     (folder,) = commands.finetune(*tiny(model, f"method={method}", "task=mrpc", "train.bf16=false"))
     run = RunResult(folder)
     bundle, data = load_bundle(run), load_task_dataset(run.config.task, None, "offline")
