@@ -33,6 +33,8 @@ def candidates(run: RunConfig) -> list[Candidate]:
         return []
     axes, rates = run.search.config or {}, learning_rates(run)
     lacking = lacking_keys(run)
+    if run.method.traits.estimator:
+        return _penalties(run, len(rates) * math.prod(len(axes[name]) for name in lacking))
     if (factor := math.prod(len(axes[name]) for name in lacking)) > 1:
         low, high = (min(rates), max(rates)) if len(rates) > 1 else (rates[0] / SPREAD, rates[0] * SPREAD)
         number = len(rates) * factor
@@ -40,6 +42,23 @@ def candidates(run: RunConfig) -> list[Candidate]:
     own = {name: values for name, values in axes.items() if name not in lacking}
     combinations = [dict(zip(own, values, strict=True)) for values in itertools.product(*own.values())]
     return [Candidate(rate, config) for config in combinations for rate in rates]
+
+
+def _penalties(run: RunConfig, number: int) -> list[Candidate]:
+    """Return candidates of a method without a learning rate, which has the penalty C in its place.
+
+    Without search.config.C, that many values a factor of ten apart, with its own in the middle. With it, the values of
+    the grid, or, where others try more rates, more values between the lowest and the highest.
+    """
+    axes = {name: values for name, values in (run.search.config or {}).items() if name not in lacking_keys(run)}
+    if "C" not in axes:
+        own = float(run.method.config["C"])
+        axes["C"] = [float(f"{own * 10 ** (step - (number - 1) / 2):.3g}") for step in range(number)]
+    elif number > 1:
+        low, high, count = min(axes["C"]), max(axes["C"]), number * len(axes["C"])
+        axes["C"] = [float(f"{low * (high / low) ** (step / (count - 1)):.3g}") for step in range(count)]
+    rate = float(run.train["learning_rate"])
+    return [Candidate(rate, dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
 
 
 def halving_rounds(trials: int, factor: int | None) -> list[tuple[int, float]]:
@@ -92,12 +111,12 @@ def extended_grids(run: RunConfig, best: Candidate) -> dict[str, list[Any]]:
     """Return, for each key whose best value is the lowest or the highest of its grid, the grid with one more value."""
     found: dict[str, list[Any] | None] = {}
     name = "lr_multipliers" if run.search.lr_multipliers is not None else "learning_rates"
-    if grid := getattr(run.search, name):
+    if (grid := getattr(run.search, name)) and not run.method.traits.estimator:
         tried = [each.learning_rate for each in candidates(run)]
         ends = {min(tried): min(grid), max(tried): max(grid)}
         found[f"search.{name}"] = _with_next_value(grid, ends.get(best.learning_rate))
     for key, value in best.config.items():
-        values = _with_next_value((run.search.config or {})[key], value)
+        values = _with_next_value((run.search.config or {}).get(key, []), value)
         found[f"search.config.{key}"] = None if values and "dropout" in key and values[-1] >= 1 else values
     return {key: values for key, values in found.items() if values is not None}
 

@@ -25,6 +25,9 @@ class Traits:
         regularized: adds a regularizer to the loss that the model itself computes, so no other loss can replace it.
         scheduled: needs the number of optimizer steps in its config, and updates every step.
         frozen_base: the base below the head is unchanged, so that its states are computed once for each example.
+        estimator: the head is fitted at once by scikit-learn, without epochs.
+        reads_words: reads words of the training examples, and no checkpoint.
+        reads_embeddings: reads the input embeddings of the checkpoint only.
     """
 
     trains: bool = True
@@ -38,6 +41,14 @@ class Traits:
     regularized: bool = False
     scheduled: bool = False
     frozen_base: bool = False
+    estimator: bool = False
+    reads_words: bool = False
+    reads_embeddings: bool = False
+
+    @property
+    def has_own_model(self) -> bool:
+        """Whether the model is not that of the checkpoint, with layers of its own."""
+        return self.reads_words or self.reads_embeddings
 
 
 def traits_of(config: Mapping[str, Any], given: Mapping[str, bool]) -> Traits:

@@ -195,7 +195,7 @@ def _load_run(run: RunResult) -> EmbeddingModel:
     bundle, trained, source = load_bundle(run), run.config, base_source(run)
     if trained.task.kind == "retrieval":
         model, pooling = bundle.model, bundle.model.config.vector_pooling
-    elif trained.method.traits.lengthens_text:
+    elif trained.method.traits.lengthens_text or trained.method.traits.has_own_model:
         raise UserError(
             f"method={trained.method.name} does not modify the layers of the base, so its embeddings are those of the "
             "base; use method=prompt"

@@ -166,7 +166,8 @@ def load_scored_examples(config: RunConfig, run: RunResult, trained_on: bool = F
 def _load(run: RunResult, source: Source) -> tuple[TrainingBundle, PreTrainedModel, str | None]:
     """Load the run and its base language model, on a GPU if there is one; also the reason if that has no loss."""
     message = f"{run.folder}: has fewer attention heads than its base; use the run that it was pruned from"
-    refuse((run.config.prune.heads is not None, message))
+    bag = f"{run.folder}: {run.config.method.name} has no layers of a language model; use a run with trained weights"
+    refuse((run.config.prune.heads is not None, message), (run.config.method.traits.has_own_model, bag))
     bundle, quantization = load_bundle(run), run.config.method.quantization
     if isinstance(bundle.model, PeftModel) and not isinstance(bundle.model.base_model, BaseTuner):
         raise UserError(

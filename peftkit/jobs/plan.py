@@ -46,7 +46,8 @@ def _plan_task(config: RunConfig) -> Plan:
     bundle, encoded = build(config, source, dataset.label_names, training_examples(examples, dataset.splits))
     arguments = training.training_arguments(config.train, config.seed)
     inputs, parameters = _training_inputs(config, encoded), count_parameters(bundle.model)
-    steps = optimizer_steps(arguments, len(encoded.lengths)) if parameters.trainable else 0
+    has_steps = parameters.trainable and not config.method.traits.estimator
+    steps = optimizer_steps(arguments, len(encoded.lengths)) if has_steps else 0
     loss = None if config.distill.teacher else custom_loss(config, bundle, encoded)
     rounds = halving_rounds(len(candidates(config)), config.search.halving_factor) if parameters.trainable else []
     batches, largest = _training_batches(config, encoded, arguments)
@@ -69,7 +70,7 @@ def _plan_task(config: RunConfig) -> Plan:
                     estimate = estimate_duration(config, bundle, dataset, len(holdout or ()), loading, seconds, rounds)
                 if estimate is not None and states is not None and states.computed:
                     estimate = _with_reused_states(estimate, states, parts, config.search.samples)
-    epochs = arguments.num_train_epochs if parameters.trainable else 0
+    epochs = arguments.num_train_epochs if has_steps else float(config.method.traits.estimator)
     return Plan(
         run=f"{config.method.name} of {source.name} on {config.task.name} ({dataset.source.name}), seed {config.seed}",
         names={"task": config.task.name, "model": config.model.name, "method": config.method.name},

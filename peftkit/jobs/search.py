@@ -50,7 +50,8 @@ def search(config: RunConfig, train: Callable[[RunConfig], Path]) -> tuple[dict[
     lacking = lacking_keys(config)
     grid = _prompted_candidates(config) if is_prompted(config) else candidates(config)
     if lacking and grid:
-        log(f"   {config.method.name} has no {', '.join(lacking)}: it tries {len(grid)} learning rates instead")
+        other = "values of C" if config.method.traits.estimator else "learning rates"
+        log(f"   {config.method.name} has no {', '.join(lacking)}: it tries {len(grid)} {other} instead")
     trials, rounds, seconds, left = _run_rounds(config, grid, train)
     if trials and not left:
         status = next(trial["status"] for trial in trials if trial["score"] is None)

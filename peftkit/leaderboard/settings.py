@@ -70,8 +70,9 @@ def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[
     if is_search:  # the search chooses these, different ones for each task
         is_relative = bool(search.get("lr_multipliers"))
         base = f"around {_base_rate(config, record.get('search')):g}" if is_relative else "searched"
+        chosen = (record.get("search") or {}).get("chosen_config") or {}  # of a fitted head, whose C is always searched
         settings |= {"train.learning_rate": base} | {
-            f"method.config.{name}": "searched" for name in search.get("config") or {}
+            f"method.config.{name}": "searched" for name in {**(search.get("config") or {}), **chosen}
         }
     # the commit of `main` and the pooling of `auto` at the time of the run
     settings |= flatten({"sources.model": {name: sources["model"].get(name) for name in ("revision", "pooling")}})

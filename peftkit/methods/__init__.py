@@ -4,7 +4,16 @@ import peft  # noqa: F401  # first: its import hook in peftkit/__init__ register
 
 from peftkit.methods.gradual import Gradual, Unfreezing
 from peftkit.methods.merging import is_mergeable, merge_adapter
-from peftkit.methods.native import BitFit, Full, LinearProbe, Prompting, Untuned, embedding_rows
+from peftkit.methods.native import (
+    BagOfWords,
+    BitFit,
+    Full,
+    LinearEstimator,
+    LinearProbe,
+    Prompting,
+    Untuned,
+    embedding_rows,
+)
 from peftkit.methods.peft import (
     Parameters,
     apply_method,
@@ -19,9 +28,11 @@ from peftkit.methods.steering import Steering, SteeringVector
 from peftkit.methods.tying import is_task_head, tie_models
 
 __all__ = [
+    "BagOfWords",
     "BitFit",
     "Full",
     "Gradual",
+    "LinearEstimator",
     "LinearProbe",
     "Parameters",
     "Prompting",

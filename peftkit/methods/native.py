@@ -59,6 +59,26 @@ class LinearProbe:
 
 
 @dataclass(frozen=True)
+class LinearEstimator(LinearProbe):
+    """Fit the head by scikit-learn: the smallest 1/2 |w|^2 + C * (sum of the losses of the training examples).
+
+    Logistic regression of classes, one of each label where there are several, and ridge regression of numbers.
+    """
+
+    C: float = 1.0
+
+
+@dataclass(frozen=True)
+class BagOfWords(LinearEstimator):
+    """Fit a linear model of TF-IDF; `max_features` are the most frequent words that are read, None all."""
+
+    max_features: int | None = None
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        return model.requires_grad_(True)
+
+
+@dataclass(frozen=True)
 class BitFit:
     """Train the bias terms and the head (Ben Zaken et al. 2022, section 3)."""
 

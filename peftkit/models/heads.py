@@ -27,11 +27,12 @@ from transformers import (
 )
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
+import peftkit.models.bags  # noqa: F401  # registers its classifiers
 from peftkit.compat.transformers import auto_model_class
 from peftkit.config import UserError, refusal
 from peftkit.config.families import FAMILIES, HEAD_SUBMODULES, LANGUAGE_MODEL_HEADS, MEAN_POOLING, base_type
 from peftkit.models.attention_heads import pruned_class
-from peftkit.models.pooling import masked_mean
+from peftkit.models.pooling import masked_mean, sequence_loss
 
 
 class Backbone:
@@ -90,8 +91,7 @@ class MeanPooling:
         past_key_values: Any = None,
         **inputs: Any,
     ) -> SequenceClassifierOutput:
-        """Return logits (batch, labels); the loss is cross-entropy, squared error where there is one label, or binary
-        cross-entropy of several labels (`problem_type` of the config).
+        """Return logits (batch, labels), and their loss where there are labels.
 
         `past_key_values` is in the signature because PEFT reads it: without it, prefix tuning bypasses the pooling.
         """
@@ -100,14 +100,7 @@ class MeanPooling:
         encoder = getattr(self, self.base_model_prefix)  # type: ignore[attr-defined]
         outputs = encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs)
         logits = self.classifier(self.dropout(masked_mean(outputs[0], attention_mask)))
-        loss = None
-        config: PretrainedConfig = self.config  # type: ignore[attr-defined]
-        if labels is not None and config.problem_type == "multi_label_classification":
-            loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
-        elif labels is not None and self.num_labels == 1:
-            loss = nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float())
-        elif labels is not None:
-            loss = nn.functional.cross_entropy(logits.float(), labels)
+        loss = sequence_loss(self.config, logits, labels)  # type: ignore[attr-defined]
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.get("hidden_states"), attentions=outputs.get("attentions")
         )

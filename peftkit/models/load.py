@@ -114,7 +114,7 @@ def load_model(
         config = mean_pooling_config(config)
     labels = [str(label) for _, label in sorted(config.id2label.items())]
     if not auto.__name__.endswith("LM"):
-        _size_head(config, KINDS[kind], label_names)
+        size_head(config, KINDS[kind], label_names)
         if model.family == DECODER:  # its head reads the last token that is no padding; RoBERTa counts positions by it
             config.pad_token_id = tokenizer.pad_token_id
     loaded, missing = read_checkpoint(auto, source, config, quantization, model.attn_implementation)
@@ -197,8 +197,7 @@ def read_checkpoint(
     arguments |= {"use_safetensors": True, "output_loading_info": True}
     if attention is not None:
         arguments["attn_implementation"] = attention
-    if quantization:
-        arguments["quantization_config"] = quantization_config(quantization)
+    arguments |= {"quantization_config": quantization_config(quantization)} if quantization else {}
     try:
         model, info = loading_class(auto, config).from_pretrained(
             checkpoint_path(source), ignore_mismatched_sizes=True, **arguments
@@ -252,7 +251,8 @@ def _renames_base(model: PreTrainedModel) -> bool:
     return len(names) > 1
 
 
-def _size_head(config: PretrainedConfig, kind: TaskKind, label_names: list[str] | None) -> None:
+def size_head(config: PretrainedConfig, kind: TaskKind, label_names: list[str] | None) -> None:
+    """Set the labels of a config, and the type of its loss."""
     if label_names is None:
         config.num_labels = 1 if kind.sequence_label else 2  # one output, or start and end of a span
     else:

@@ -1,11 +1,11 @@
-"""Hidden states of tokens, and the text embeddings that are pooled from them."""
+"""Hidden states of tokens, the text embeddings that are pooled from them, and the loss of a head on these."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 
 class TextEmbedder:
@@ -62,6 +62,21 @@ def masked_mean(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> to
         return hidden.mean(dim=1)
     mask = attention_mask[:, -hidden.shape[1] :, None].to(hidden.dtype)
     return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def sequence_loss(config: PretrainedConfig, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
+    """Return the loss of logits (batch, labels), None without labels.
+
+    Cross-entropy, squared error where there is one label, or binary cross-entropy of several labels (`problem_type` of
+    the config).
+    """
+    if labels is None:
+        return None
+    if config.problem_type == "multi_label_classification":
+        return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
+    if logits.shape[-1] == 1:
+        return nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float())
+    return nn.functional.cross_entropy(logits.float(), labels)
 
 
 def stack_of(model: Any) -> Any:

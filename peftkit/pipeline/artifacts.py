@@ -111,7 +111,8 @@ def _load_bundle(run: RunResult, quantized: bool) -> TrainingBundle:
     has_weights = (run.folder / "model").is_dir() or (run.folder / "adapter" / ADAPTER_FILE).is_file()
     if not has_weights and not is_prompted(config):
         raise UserError(f"{run.folder} has neither model/ nor adapter/{ADAPTER_FILE}; train it again with force=true")
-    tokenizer = run_tokenizer(config, run_tokenizer_source(run), base_source(run))
+    tokens_of = run_tokenizer_source(run)
+    tokenizer = run_tokenizer(config, tokens_of, tokens_of if config.method.traits.has_own_model else base_source(run))
     if (run.folder / "model").is_dir():
         auto, trained = auto_class(config.model.family, config.task.kind), str(run.folder / "model")
         model, found = loading_class(auto, AutoConfig.from_pretrained(trained)).from_pretrained(

@@ -16,14 +16,16 @@ from peftkit.config.kinds import SEQ2SEQ
 from peftkit.config.own_code import instantiate
 from peftkit.config.progress import stage
 from peftkit.config.source import Source
+from peftkit.data.columns import text_columns
 from peftkit.data.datasets import TaskDataset, example_reader
 from peftkit.data.formats import Encoded, Format, format_of
 from peftkit.data.formats.prompted import PromptedFormat, sample_balanced
 from peftkit.data.formats.text_generation import TextGenerationFormat
 from peftkit.data.unknown_tokens import count_unknown_tokens
 from peftkit.methods import Gradual, Steering, SteeringVector, Unfreezing, apply_method
+from peftkit.models.bags import bag_of_words, mean_embedding, word_tokenizer
 from peftkit.models.embedding_rows import add_new_rows
-from peftkit.models.load import load_model
+from peftkit.models.load import load_model, size_head
 from peftkit.models.tokenizer import decoder_positions
 from peftkit.pipeline.domains import with_domain_ids
 from peftkit.pipeline.encoding import encode_training
@@ -54,7 +56,7 @@ def build(
     The seed is set before the model is loaded, since head and adapter are initialized from it.
     """
     start = open_start(config, model_source)
-    tokenizer = run_tokenizer(config, tokenizer_source(config.vocab, model_source), model_source)
+    tokenizer = _load_tokenizer(config, model_source, examples)
     for sentence in tokenizer.adjustments:
         log(f"!! {model_source.name}: {sentence}")
     task_format = format_for(config, names, tokenizer)
@@ -65,7 +67,7 @@ def build(
     encoded = with_domain_ids(config, encoded, examples)
     warn_unknown_tokens(task_format, model_source, {str(config.task.splits["train"]): encoded})
     set_seed(config.seed)
-    model = load_model(config.model, model_source, tokenizer, head_kind(config), names, config.method.quantization)
+    model = _load_model(config, model_source, tokenizer, names)
     _warn_new_weights(model, model_source, config.task)
     if config.task.packing and "position_ids" not in inspect.signature(model.forward).parameters:
         wrong = f"{model_source.name} does not accept position_ids, which separate packed documents"
@@ -102,6 +104,22 @@ def _steer(bundle: TrainingBundle, method: Steering, examples: Dataset, config: 
     if method.strength != 0:
         bundle.steering = steering
         steering.attach(bundle.model)
+
+
+def _load_tokenizer(config: RunConfig, source: Source, examples: Dataset) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of the checkpoint or of `vocab`, or one of the words of the training examples."""
+    if not config.method.traits.reads_words:
+        return run_tokenizer(config, tokenizer_source(config.vocab, source), source)  # type: ignore[no-any-return]
+    texts = (text for column in text_columns(config.task) for text in examples[column][:])
+    return word_tokenizer(texts, config.method.config.get("max_features"))
+
+
+def _load_model(config: RunConfig, source: Source, tokenizer: Any, names: list[str] | None) -> Any:
+    """Return the checkpoint with its head, only its input embeddings below a head, or a bag of words."""
+    if config.method.traits.reads_words:
+        return bag_of_words(tokenizer, lambda found: size_head(found, kind_of(config.task), names))
+    model = load_model(config.model, source, tokenizer, head_kind(config), names, config.method.quantization)
+    return mean_embedding(model) if config.method.traits.reads_embeddings else model
 
 
 def format_for(

@@ -19,6 +19,7 @@ from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.metrics import METRICS, score, split_suffix
 from peftkit.metrics.calibration import probabilities
+from peftkit.models.head_inputs import FeatureReader
 from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.results import run_folder
@@ -114,6 +115,19 @@ def predict_encoded(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> t
     predictions = replace(bundle.format.decode(scores, encoded, [text.strip() for text in texts]), has_ended=has_ended)
     costs["seconds"] += seconds
     return bundle.format.check_answers(predictions, has_ended, encoded), costs
+
+
+def scores_and_features(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores (examples, labels) of encoded examples, and what the head receives (examples, dim)."""
+    read_scores = trainer.reader
+    trainer.reader = reader = FeatureReader(bundle.model, read_scores)
+    try:
+        found = training.predict_scores(trainer, encoded.inputs, encoded.lengths).scores
+    finally:
+        reader.detach()
+        trainer.reader = read_scores
+    count = len(bundle.format.names or [0])
+    return found[:, :count], found[:, count:]
 
 
 def _score(

@@ -11,12 +11,11 @@ from datasets import Dataset
 from peftkit import training
 from peftkit.config import RunConfig, kind_of
 from peftkit.metrics.calibration import probabilities
-from peftkit.models.head_inputs import FeatureReader
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.encoding import encode
-from peftkit.pipeline.evaluate import predictor
+from peftkit.pipeline.evaluate import predictor, scores_and_features
 
-NO_FEATURES = "a prompted model has no head, whose input would be the features"
+NO_FEATURES = "a prompted model has no head, and the words of a bag have no covariance of a size that can be inverted"
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,11 @@ class TextOutputs:
 
 def text_outputs(config: RunConfig, bundle: TrainingBundle, examples: Dataset) -> TextOutputs:
     """Compute the scores and features of examples, in the precision of the run."""
-    encoded, trainer = encode(bundle.format, examples), predictor(config, bundle)
-    if config.method.traits.prompted:
+    encoded, trainer, traits = encode(bundle.format, examples), predictor(config, bundle), config.method.traits
+    if traits.prompted or traits.reads_words:
         found = training.predict_scores(trainer, encoded.inputs, encoded.lengths).scores
         return TextOutputs(found, None, encoded.labels, encoded.truncated)
-    reader = FeatureReader(bundle.model, trainer.reader)
-    trainer.reader = reader
-    try:
-        found = training.predict_scores(trainer, encoded.inputs, encoded.lengths).scores
-    finally:
-        reader.detach()
-    count = len(bundle.format.names or ())
-    return TextOutputs(found[:, :count], found[:, count:], encoded.labels, encoded.truncated)
+    return TextOutputs(*scores_and_features(bundle, trainer, encoded), encoded.labels, encoded.truncated)
 
 
 def detector_values(

@@ -25,6 +25,7 @@ from peftkit.methods import Parameters, count_parameters, replace_prompt_encoder
 from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.domains import domain_objective
+from peftkit.pipeline.estimators import fit_estimator
 from peftkit.pipeline.evaluate import holdout_score, output_reader, predict_encoded
 from peftkit.pipeline.examples import EncodedSplits, RunContext
 from peftkit.pipeline.measures import general_text, mean_bits_per_byte
@@ -82,7 +83,10 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
     before = {name: mean_bits_per_byte(predict_encoded(bundle, trainer, text)[0]) for name, text in texts.items()}
     if before:
         training.reset_preparation(trainer)
-    fit = training.fit(trainer, context.checkpoints)
+    if config.method.traits.estimator:
+        fit = fit_estimator(config, bundle, trainer, encoded)
+    else:
+        fit = training.fit(trainer, context.checkpoints)
     if isinstance(loss, training.DomainAdversarialLoss):
         loss.detach(bundle.model)
     if config.trial:

@@ -42,6 +42,9 @@ SOURCES = (
     "few_shot",
     "boft",
     "oft",
+    "bag_of_words",
+    "mean_embedding",
+    "features",
 )  # refused, or no method
 METHODS = sorted(options_of("method").keys() - {*SOURCES})
 FAST = ("full", "lora", "prefix", "adapter")

@@ -9,6 +9,7 @@ from peftkit.config.checks.columns import column_errors
 from peftkit.config.checks.combinations import combination_errors
 from peftkit.config.checks.cross_validation import holdout_errors
 from peftkit.config.checks.domains import domain_errors
+from peftkit.config.checks.estimators import estimator_errors
 from peftkit.config.checks.generation import generation_errors
 from peftkit.config.checks.imbalance import imbalance_errors
 from peftkit.config.checks.job import job_errors, judging_errors
@@ -69,7 +70,7 @@ def run_errors(run: RunConfig) -> list[str]:
     return [
         message
         for check in (
-            ood_errors,
+            ood_errors, estimator_errors,
             combination_errors, job_errors, task_errors, kind_errors, prompting_errors, imbalance_errors, path_errors,
             output_errors, column_errors, search_errors, generation_errors, judging_errors, prediction_errors,
             holdout_errors, bench_errors, sampling_errors, domain_errors, combine_errors, start_errors,
