@@ -103,7 +103,7 @@ def test_a_pruned_run_is_scored_loaded_predicted_trained_and_pruned_again(tiny: 
     assert model.config.pruned_heads == record["pruned_heads"]
     assert len(peftkit.predict(found, [("a film", "a fine film")])) == 1
     board = peftkit.leaderboard(tmp_path / "outputs").to_pandas()
-    assert board["settings"].tolist() == ["", "prune.heads=0.25"] or "prune.heads=0.25" in board.to_string()
+    assert sum("prune.heads=0.25" in settings for settings in board["settings"]) == 1  # beside the run itself
     assert pruned(folder, "prune.heads=0.25")[0] == found  # finished already
 
 
