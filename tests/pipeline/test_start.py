@@ -152,7 +152,11 @@ def test_other_kinds_of_task_share_the_body(
     data = {
         "mrpc": ["task=mrpc"],
         "retrieval": ["task=retrieval", f"task.dataset={tmp_path}/pairs.jsonl", "task.text=[a,b]"],
-        "ud_ewt": ["task=token_classification", f"task.dataset={tmp_path}/words.conll"],
+        "ud_ewt": [
+            "task=token_classification",
+            f"task.dataset={tmp_path}/words.conll",
+            "task.metrics=[token_accuracy]",
+        ],
     }
     overrides = tiny("bert", f"method={method}", *LARGE)
     (one,) = commands.finetune(*overrides, *data[first])
