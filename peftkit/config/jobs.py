@@ -252,6 +252,6 @@ _JOBS = (
     ),
 )
 
-WITHOUT_SCORES = ("extend", "generate", "continual")  # jobs whose folders have a result.json that is no run's
-
 JOBS: dict[str, Job] = {job.name: job for job in _JOBS}
+
+WITHOUT_SCORES = ("extend", "generate", "continual")  # jobs whose folders have a result.json that is no run's

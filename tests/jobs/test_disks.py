@@ -15,7 +15,7 @@ from helpers.fork_server import ForkServer
 from helpers.unbroken import learned
 
 from peftkit.config.errors import WriteError
-from peftkit.jobs import finetune as job
+from peftkit.jobs import stages as job
 
 Overrides = Callable[..., list[str]]
 RUN = ("task=mrpc", "train.save_strategy=steps", "train.save_steps=1", "train.num_train_epochs=2", "method=lora")

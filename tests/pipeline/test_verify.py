@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 
 import peftkit
 from peftkit.data.miniglue import miniglue
-from peftkit.jobs import finetune
+from peftkit.jobs import stages
 from peftkit.models import heads
 from peftkit.pipeline import verify
 
@@ -47,7 +47,7 @@ def test_measured_differences_are_in_the_result(tiny: Overrides, method: str) ->
 def test_an_artifact_that_lost_weights_fails_the_run(
     tiny: Overrides, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
-    save = finetune.export_artifact
+    save = stages.export_artifact
 
     def losing(*arguments):
         artifact = save(*arguments)
@@ -56,20 +56,20 @@ def test_an_artifact_that_lost_weights_fails_the_run(
         save_file(weights, file, metadata={"format": "pt"})
         return artifact
 
-    monkeypatch.setattr(finetune, "export_artifact", losing)
+    monkeypatch.setattr(stages, "export_artifact", losing)
     overrides = tiny("bert", "train.learning_rate=0.1", "train.bf16=false")
     assert "the saved artifact's scores differ from the trained model's by" in failed(overrides)
 
 
 def test_an_artifact_that_cannot_be_loaded_fails_the_run(tiny: Overrides, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = finetune.export_artifact
+    save = stages.export_artifact
 
     def losing(*arguments):
         artifact = save(*arguments)
         (artifact / "adapter_config.json").unlink()
         return artifact
 
-    monkeypatch.setattr(finetune, "export_artifact", losing)
+    monkeypatch.setattr(stages, "export_artifact", losing)
     assert "cannot be loaded in a fresh process" in failed(tiny("bert"))
 
 
