@@ -38,7 +38,7 @@ class ModelConfig:
     stand_in: str
     learning_rates: dict
     keep_layers: list[int] | None
-    attn_implementation: str | None
+    attn_implementation: str | None = None  # not in a model YAML of an earlier version
 
 
 @dataclass
@@ -254,7 +254,6 @@ ADDED_TO_SECTIONS: dict[str, dict[str, Any]] = {
     "search": dict.fromkeys(("learning_rates", "config", "halving_factor")),
     "calibration": ADDED_LATER["calibration"],
     "domains": ADDED_LATER["domains"],
-    "model": {"attn_implementation": None},
 }
 
 
