@@ -3,6 +3,7 @@
 Importing this module registers them with transformers' Auto classes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -63,7 +64,7 @@ class MeanEmbeddingConfig(BagConfig):
     model_type = "mean_embedding"
 
 
-class BagClassifier(PreTrainedModel):
+class BagClassifier(PreTrainedModel, ABC):
     """A linear layer on features (batch, hidden_size) of texts."""
 
     def __init__(self, config: BagConfig) -> None:
@@ -72,13 +73,13 @@ class BagClassifier(PreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
+    @abstractmethod
     def build(self, config: BagConfig) -> None:
         """Add the layers of the features."""
-        raise NotImplementedError
 
+    @abstractmethod
     def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the features of token ids (batch, tokens)."""
-        raise NotImplementedError
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor | None = None, **_: Any

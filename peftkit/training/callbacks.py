@@ -6,6 +6,7 @@ Those with a state that checkpoints need are a `CheckpointedCallback`.
 import json
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,16 +33,16 @@ def allocate_ranks(tuner: Any, step: int) -> None:
     tuner.update_and_allocate(step)
 
 
-class CheckpointedCallback(TrainerCallback):
+class CheckpointedCallback(TrainerCallback, ABC):
     """A callback with a state of plain values and tensors, which is saved and restored with each checkpoint."""
 
+    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Return the state; all processes must call it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state, before training begins or, of the best checkpoint, when it ends."""
-        raise NotImplementedError
 
 
 def save_states(callbacks: Sequence[TrainerCallback], checkpoint: Path, writes: bool) -> None:

@@ -1,6 +1,7 @@
 """Objectives over the domains of examples: domain-adversarial training, and group DRO."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,13 @@ class DomainLoss(CountedLoss):
     def __init__(self, names: Sequence[str]) -> None:
         self.names, self.progress = list(names), 0.0  # the latter is the share of the steps that are done
 
+    @abstractmethod
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint needs besides the model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load_state(self, state: Mapping[str, Any]) -> None:
-        raise NotImplementedError
+        """Restore what `state` returned."""
 
 
 class DomainAdversarialLoss(DomainLoss):
