@@ -12,7 +12,7 @@ from peftkit.config.source import ADAPTER_FILE, fingerprint
 from peftkit.config.start import base_of
 from peftkit.config.traits import Traits, traits_of
 from peftkit.data.offline_corpus import documents_fingerprint
-from peftkit.jobs.finetune import describe_scores, new_result, write_report
+from peftkit.jobs.finetune import describe_scores, log_finished, new_result, write_report
 from peftkit.jobs.forgetting import forgetting, load_scored_examples, read_text
 from peftkit.jobs.stages import finish_run
 from peftkit.methods import count_parameters
@@ -53,8 +53,7 @@ def combine(config: RunConfig, on_start: Callable[[Path], None] | None = None) -
             if on_start is not None:
                 on_start(folder)
             if not config.force and run_folder.is_finished(folder):
-                scores = describe_scores(RunResult(folder).record)
-                log(f"finished already: {folder}, {scores} (force=true combines again)")
+                log_finished(folder, "combines again")
             else:
                 warn_substitutions(context.model_source, context.dataset.source)
                 _combine(context, target, combination)

@@ -78,8 +78,7 @@ def finetune(
                     if not (each.folder / REPORT).is_file():
                         write_report(each)
             if not is_nested:
-                scores = describe_scores(RunResult(folder).record)
-                log(f"finished already: {folder}, {scores} (force=true trains it again)")
+                log_finished(folder, "trains it again")
             return folder
         if not is_nested:
             warn_substitutions(context.model_source, *(each.dataset.source for each in context.parts or [context]))
@@ -224,6 +223,11 @@ def write_report(context: RunContext) -> None:
     is_part = context.config.trial or context.config.task.fold is not None
     if not is_part and (report := try_report(context.folder)) is not None:
         log_warnings(report.findings[:SHOWN_FINDINGS])  # those about the data were logged before training
+
+
+def log_finished(folder: Path, repetition: str) -> None:
+    """Log the scores of a run that is not repeated, and what force=true would do."""
+    log(f"finished already: {folder}, {describe_scores(RunResult(folder).record)} (force=true {repetition})")
 
 
 def describe_scores(result: dict[str, Any]) -> str:

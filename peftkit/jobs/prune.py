@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from peftkit.config import RunConfig, UserError, is_prompted, kind_of, refusal, refuse
 from peftkit.config.console import is_main_process, log
-from peftkit.jobs.finetune import describe_scores, new_result, write_report
+from peftkit.jobs.finetune import log_finished, new_result, write_report
 from peftkit.jobs.stages import finish_run
 from peftkit.methods import count_parameters, merge_adapter
 from peftkit.models.attention_heads import attention_layers, masked_heads, remove_heads
@@ -51,8 +51,7 @@ def prune(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> 
         if on_start is not None:
             on_start(folder)
         if not config.force and run_folder.is_finished(folder):
-            scores = describe_scores(RunResult(folder).record)
-            log(f"finished already: {folder}, {scores} (force=true prunes again)")
+            log_finished(folder, "prunes again")
             return folder
         warn_substitutions(context.model_source, context.dataset.source)
         _prune(context, run)
