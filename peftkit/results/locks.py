@@ -178,8 +178,10 @@ class _Waiting:
 
 def _sign(file: Path, lock: BaseFileLock) -> tuple[int, int] | None:
     """Write who has the lock, as `SoftFileLock` does, and return the identity of the file."""
-    if not isinstance(lock, SoftFileLock):
-        with suppress(OSError):  # a full disk
+    with suppress(OSError):  # a full disk
+        if isinstance(lock, SoftFileLock):
+            file.touch()  # the process that had the lock deleted it
+        else:
             file.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")
     return _identity(file)
 

@@ -56,13 +56,16 @@ def refuse_flock(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
 
 
 @pytest.mark.usefixtures("fast")
-@pytest.mark.parametrize("code", [None, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("exists", [True, False], ids=["existing", "new"])  # the process that made a folder removes it
+@pytest.mark.parametrize("code", [None, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_the_second_waits_and_names_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int | None, exists: bool
 ) -> None:
     if code is not None:
         refuse_flock(monkeypatch, code)
     folder = tmp_path / "run"
+    if exists:
+        folder.mkdir()
     with held(folder, 0.4):
         assert is_locked(folder)
         with pytest.raises(BusyError, match=f"run is written by {ME}.*; wait for it"), locked_folder(folder, False):
