@@ -10,8 +10,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from peftkit.config.checks.ranges import NAMES, is_name
 from peftkit.config.checks.upstream import target_errors
-from peftkit.config.checks.values import NAMES, as_typed, is_name, value_of
+from peftkit.config.checks.values import as_typed, value_of
 from peftkit.config.errors import UserError
 from peftkit.config.run import SECTIONS
 from peftkit.config.suggestions import key_names, nearest
