@@ -1,6 +1,7 @@
 """The folders that peftkit reads and writes, in a checkout or an installed wheel."""
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -199,6 +200,28 @@ def new_folder(folder: Path) -> Iterator[Path]:
             sync(path)
         if not folder.exists():
             new.rename(folder)
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Yield a path for a folder that replaces the one of this name when it is complete; an error leaves that one.
+
+    The caller alone writes it: what a killed process left is deleted.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{folder.name}-new-"
+    for left in folder.parent.glob(f"{glob.escape(prefix)}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix) as scratch:
+        new = Path(scratch, folder.name)
+        new.mkdir()
+        yield new
+        for path in (*new.rglob("*"), new):
+            sync(path)
+        if folder.exists():
+            folder.rename(Path(scratch, "old"))
+        new.rename(folder)
+        sync(folder.parent)
 
 
 def clear_parts(folder: Path, names: Iterable[str]) -> None:

@@ -26,7 +26,7 @@ from peftkit.cli.sweep_status import (
 )
 from peftkit.config import UserError, error_summary
 from peftkit.config.console import is_main_process, log, log_assumptions, number_of_processes
-from peftkit.config.errors import BusyError
+from peftkit.config.errors import BusyError, ExportError
 from peftkit.config.imports import end_imports
 from peftkit.config.jobs import JOBS
 from peftkit.config.json_files import read_json
@@ -117,7 +117,7 @@ class SweepRunner:
         except Exception as error:
             if "PEFTKIT_DEBUG" in os.environ:
                 traceback.print_exc()
-            failed = write_failure(error, Path(self.out))
+            failed = error if isinstance(error, ExportError) else write_failure(error, Path(self.out))
             folder = self.folders[-1] if self.folders else None
             self.fail(*((1, str(failed)) if failed is not None else failure(error_summary(error), folder)))
         return float("-inf")

@@ -37,6 +37,10 @@ class BusyError(UserError):
     """Another process writes a folder, and this one does not wait."""
 
 
+class ExportError(Exception):
+    """An export cannot be read, or answers otherwise than its run: its record has the reason, the exit code is 1."""
+
+
 class WriteError(OSError):
     """A file or folder cannot be written: the message has its path, the cause and what to do."""
 

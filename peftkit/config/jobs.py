@@ -103,6 +103,15 @@ _JOBS = (
         writes="folder",
     ),
     Job(
+        "export",
+        "write a run's model for other programs, and check that it answers as the run: run=DIR format=transformers",
+        "peftkit.jobs.export:export",
+        reads=("source", "data_root"),
+        keys=("format", "export"),
+        run="required",
+        writes="folder",
+    ),
+    Job(
         "prune",
         "remove attention heads of a run, the least important ones, into a run of its own: run=DIR prune.heads=0.3",
         "peftkit.jobs.prune:prune",

@@ -15,6 +15,7 @@ from peftkit.config.sections import (
     Combine,
     Domains,
     Embed,
+    Export,
     Extend,
     Filter,
     Generate,
@@ -114,6 +115,7 @@ class RunConfig:
     watch: bool
     input: str | None
     output: str | None
+    format: str | None
     vocab: str | None
     cache_features: bool
     model: ModelConfig
@@ -134,6 +136,7 @@ class RunConfig:
     predict: Predict
     combine: Combine
     prune: Prune
+    export: Export
     generate: Generate
     train: dict
     collator: dict | None
@@ -219,7 +222,7 @@ SECTIONS: dict[str, type] = {
     "model": ModelConfig, "method": MethodConfig, "task": TaskConfig, "early_stopping": EarlyStopping,
     "calibration": Calibration, "search": Search, "extend": Extend, "embed": Embed, "ood": Ood, "generate": Generate,
     "distill": Distill, "domains": Domains, "predict": Predict, "filter": Filter, "plan": Planning, "bench": Bench,
-    "combine": Combine, "prune": Prune, "multitask": MultiTask,
+    "combine": Combine, "prune": Prune, "multitask": MultiTask, "export": Export,
 }  # fmt: skip
 
 MULTITASK_CHOICES = {
@@ -231,7 +234,7 @@ MULTITASK_CHOICES = {
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
 
 ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier run folders lack
-    **dict.fromkeys(("collator", "allow_code", "delete", "start", "tasks", "threads", "weights", "workers")),
+    **dict.fromkeys(("collator", "allow_code", "delete", "format", "start", "tasks", "threads", "weights", "workers")),
     "calibration": {"holdout": None, "thresholds": None},
     "ood": {"shuffle": False},
     "plan": {"memory_gb": None, "measure": False},
@@ -244,6 +247,7 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
     "predict": {"abstain": None, "target_accuracy": None},
     "combine": {each.name: None for each in dataclasses.fields(Combine)},
     "prune": {"heads": None, "samples": 256},
+    "export": {"samples": 200},
     "multitask": {
         "adapter": "shared", "mixing": "proportional", "limit": None, "temperature": None, "batches": "homogeneous",
         "normalize_loss": True, "weights": None,
@@ -271,7 +275,7 @@ def with_later_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 # keys that do not change a result, so they are not part of its id or of its entry on a board
 NON_RESULT_KEYS = {
-    "ood",
+    "ood", "format", "export",
     "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "predict", "plan",
     "generate", "bench", "start", "input", "output", "allow_code", "filter", "delete", "source", "data_root",
     "method.paper", "method.traits", "combine.interpolate", "cache_features", "threads", "workers",

@@ -89,6 +89,14 @@ class Prune:
     samples: int
 
 
+EXPORT_RECORD = "export.json"  # in the folder of an export
+
+
+@dataclass
+class Export:
+    samples: int
+
+
 @dataclass
 class Bench:
     variants: list[str]

@@ -40,20 +40,24 @@ def measure_latency(config: RunConfig, bundle: TrainingBundle, encoded: Encoded)
     The run's precision is used. The model is merged for the second number and remains merged; None if it has no
     adapter, the adapter cannot be merged, or the base is quantized.
     """
-    lengths = np.asarray(encoded.lengths)[:LATENCY_EXAMPLES]
-    order = np.argsort(lengths, kind="stable")
-    spaced = order[np.linspace(0, len(order) - 1, min(TIMED, len(order))).round().astype(int)]
-    examples = [encoded.inputs[int(index)] for index in spaced]
-    trainer = predictor(config, bundle)
-    found: dict[str, float | None] = {"latency_ms": _milliseconds(trainer, examples), "merged_latency_ms": None}
+    examples, trainer = timed_examples(encoded), predictor(config, bundle)
+    found: dict[str, float | None] = {"latency_ms": milliseconds(trainer, examples), "merged_latency_ms": None}
     if isinstance(bundle.model, PeftModel) and is_mergeable(bundle.model) and config.method.quantization is None:
         with suppress(UserError):
             bundle.model = merge_adapter(bundle.model)
-            found["merged_latency_ms"] = _milliseconds(predictor(config, bundle), examples, passes=1)
+            found["merged_latency_ms"] = milliseconds(predictor(config, bundle), examples, passes=1)
     return found
 
 
-def _milliseconds(trainer: ScoringTrainer, examples: list[dict[str, Any]], passes: int = 2) -> float:
+def timed_examples(encoded: Encoded) -> list[dict[str, Any]]:
+    """Return the inputs of some examples, of all lengths of a split."""
+    lengths = np.asarray(encoded.lengths)[:LATENCY_EXAMPLES]
+    order = np.argsort(lengths, kind="stable")
+    spaced = order[np.linspace(0, len(order) - 1, min(TIMED, len(order))).round().astype(int)]
+    return [encoded.inputs[int(index)] for index in spaced]
+
+
+def milliseconds(trainer: ScoringTrainer, examples: list[dict[str, Any]], passes: int = 2) -> float:
     """Return the median time of the last pass over an example.
 
     The first pass over a length builds kernels, which a merged model finds.

@@ -183,6 +183,9 @@ job=predict task=sst2 input=a run=x
 job=evaluate run=x task.prompt=a
 job=ood run=x
 job=ood run=x task=cola ood.shuffle=true
+job=export run=x
+job=export run=x format=transformer
+job=export run=x format=transformers output=peftkit
 job=finetune results=[x]
 job=finetune run=x
 job=finetune runs=[x]

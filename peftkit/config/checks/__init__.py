@@ -10,6 +10,7 @@ from peftkit.config.checks.combinations import combination_errors
 from peftkit.config.checks.cross_validation import holdout_errors
 from peftkit.config.checks.domains import domain_errors
 from peftkit.config.checks.estimators import estimator_errors
+from peftkit.config.checks.exports import export_errors
 from peftkit.config.checks.generation import generation_errors
 from peftkit.config.checks.imbalance import imbalance_errors
 from peftkit.config.checks.job import job_errors, judging_errors
@@ -74,6 +75,7 @@ def run_errors(run: RunConfig) -> list[str]:
             combination_errors, job_errors, task_errors, kind_errors, prompting_errors, imbalance_errors, path_errors,
             output_errors, column_errors, search_errors, generation_errors, judging_errors, prediction_errors,
             holdout_errors, bench_errors, sampling_errors, domain_errors, combine_errors, start_errors,
+            export_errors,
             single_task_errors,
         )
         for message in check(run)

@@ -45,7 +45,8 @@ RANGES = (  # of values of the right type; null has no range
         "train.save_total_limit train.torch_empty_cache_steps bench.seeds bench.slow_seeds threads domains.max_lambda "
         "domains.target_labels domains.step_size combine.svd_rank combine.extract_rank multitask.limit "
         "method.config.r method.config.init_r method.config.target_r method.config.num_virtual_tokens "
-        "method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size prune.samples",
+        "method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size prune.samples "
+        "export.samples",
         _positive,
         "a number above 0",
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from peftkit.config.checks.ranges import RANGES
 from peftkit.config.errors import is_text, refusal
+from peftkit.config.export_formats import EXPORT_FORMATS
 from peftkit.config.families import FAMILIES
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import KINDS
@@ -40,6 +41,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "delete": (True, "checkpoints", None),
     "combine.method": ("exact", *LORA_METHODS, None),
     "combine.majority_sign_method": ("total", "frequency", None),
+    "format": (*EXPORT_FORMATS, None),
     "embed.pooling": ("mean", "cls", "last", None),
     "generate.algorithm": KINDS["instructions"].generators,
     "generate.generator": ("local", "endpoint"),
