@@ -1,7 +1,11 @@
-"""Adapters on the Hub."""
+"""Adapters on the Hub, and the errors of its client."""
 
 from pathlib import Path
 
+from huggingface_hub.errors import HTTPError
+
+# of httpx2, which huggingface_hub uses, of the system, and of the two ways to upload a large file
+NETWORK_ERRORS: tuple[type[Exception], ...] = (HTTPError, OSError, RuntimeError)
 ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors", "config.json"]
 
 

@@ -112,6 +112,14 @@ _JOBS = (
         writes="folder",
     ),
     Job(
+        "push",
+        "upload a run's adapter or merged model to the Hub, private unless push.private=false: run=DIR repo=YOU/NAME",
+        "peftkit.jobs.push:push",
+        reads=("force",),
+        keys=("repo", "push"),
+        run="required",
+    ),
+    Job(
         "prune",
         "remove attention heads of a run, the least important ones, into a run of its own: run=DIR prune.heads=0.3",
         "peftkit.jobs.prune:prune",

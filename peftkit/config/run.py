@@ -24,6 +24,7 @@ from peftkit.config.sections import (
     Planning,
     Predict,
     Prune,
+    Push,
 )
 from peftkit.config.task import TaskConfig
 from peftkit.config.traits import Traits, traits_of
@@ -116,6 +117,7 @@ class RunConfig:
     input: str | None
     output: str | None
     format: str | None
+    repo: str | None
     vocab: str | None
     cache_features: bool
     model: ModelConfig
@@ -137,6 +139,7 @@ class RunConfig:
     combine: Combine
     prune: Prune
     export: Export
+    push: Push
     generate: Generate
     train: dict
     collator: dict | None
@@ -223,6 +226,7 @@ SECTIONS: dict[str, type] = {
     "calibration": Calibration, "search": Search, "extend": Extend, "embed": Embed, "ood": Ood, "generate": Generate,
     "distill": Distill, "domains": Domains, "predict": Predict, "filter": Filter, "plan": Planning, "bench": Bench,
     "combine": Combine, "prune": Prune, "multitask": MultiTask, "export": Export,
+    "push": Push,
 }  # fmt: skip
 
 MULTITASK_CHOICES = {
@@ -248,6 +252,8 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
     "combine": {each.name: None for each in dataclasses.fields(Combine)},
     "prune": {"heads": None, "samples": 256},
     "export": {"samples": 200},
+    "repo": None,
+    "push": {**{each.name: None for each in dataclasses.fields(Push)}, "private": True, "dry_run": False},
     "multitask": {
         "adapter": "shared", "mixing": "proportional", "limit": None, "temperature": None, "batches": "homogeneous",
         "normalize_loss": True, "weights": None,
@@ -279,7 +285,7 @@ NON_RESULT_KEYS = {
     "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "predict", "plan",
     "generate", "bench", "start", "input", "output", "allow_code", "filter", "delete", "source", "data_root",
     "method.paper", "method.traits", "combine.interpolate", "cache_features", "threads", "workers",
-    "sequential_seeds",
+    "sequential_seeds", "push", "repo",
     *(f"method.traits.{each.name}" for each in dataclasses.fields(Traits)),
 } | {
     f"train.{name}"

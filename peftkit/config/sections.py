@@ -98,6 +98,16 @@ class Export:
 
 
 @dataclass
+class Push:
+    what: str | None
+    private: bool
+    revision: str | None
+    commit_message: str | None
+    base_model: str | None
+    dry_run: bool
+
+
+@dataclass
 class Bench:
     variants: list[str]
     baseline: str

@@ -83,6 +83,8 @@ REFUSED_RECIPES = {  # content: what its message names
     "runs: [/tmp/a, /tmp/b]": "runs=/tmp/a is outside",
     "input: /tmp/elsewhere.csv": "input=/tmp/elsewhere.csv is outside",  # predictions are written beside it
     "output: train.csv": "output may be set",
+    "repo: evil/copy": "repo may be set",
+    "push: {private: false}": "push may be set",
     # interpolations
     "out: x\ntask: {dataset: '${oc.env:SECRET_KEY}'}": "task.dataset: ${oc.env:SECRET_KEY} is refused",
     "task: {dataset: 'a-${ oc.env : DATABASE_URL , none }'}": "task.dataset",

@@ -216,6 +216,11 @@ job=generate recipe=self_instruct generate.generator=endpoint generate.base_url=
 job=generate recipe=self_instruct generate.max_cost=1
 job=embed input=a output=x.npy run=x vocab=y
 vocab=x method=ia3
+job=push run=x
+job=push run=x repo=name
+job=push run=x repo=a/b push.revision=a..b
+job=push run=x repo=a/b push.what=adaptor
+job=push run=x repo=a/b push.base_model=a--b/c
 task.dataset='my data, v=2.csv' task=classification
 task=squad method=peft method.config._target_=peft.PromptTuningConfig
 """.strip().splitlines()

@@ -1,6 +1,6 @@
 """A Hub in memory, with the endpoints that huggingface_hub uses to create, fill, list and download repositories.
 
-Set HF_ENDPOINT to its address and HF_HUB_DISABLE_XET=1, in a process of its own: huggingface_hub reads both once.
+huggingface_hub reads the environment once: give a new process `Hub.environment`, and call `use_hub` in this one.
 """
 
 from __future__ import annotations
@@ -108,6 +108,25 @@ def hub(fault: Fault = lambda method, path: None) -> Iterator[Hub]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def use_hub(server: Hub, patch: Any, cache: Path, token: str | None = TOKEN) -> None:
+    """Let this process use a Hub, with an empty cache, until pytest's monkeypatch is undone."""
+    from huggingface_hub import constants
+
+    from peftkit.config.source import hub_is_reachable
+
+    for name, value in (("ENDPOINT", server.address), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
+        patch.setattr(constants, name, value)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants._HF_DEFAULT_ENDPOINT, server.address)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    patch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
+    patch.setattr("peftkit.pipeline.libraries.hub_is_reachable", hub_is_reachable.__wrapped__)
+    for name, value in {**server.environment, "HF_TOKEN": token}.items():
+        patch.delenv(name, raising=False)
+        if value is not None:
+            patch.setenv(name, value)
 
 
 class Refused(Exception):

@@ -19,6 +19,7 @@ from peftkit.config.checks.outside import ood_errors
 from peftkit.config.checks.paths import path_errors
 from peftkit.config.checks.prediction import prediction_errors
 from peftkit.config.checks.prompting import prompting_errors
+from peftkit.config.checks.push import push_errors
 from peftkit.config.checks.sampling import sampling_errors
 from peftkit.config.checks.search import search_errors
 from peftkit.config.checks.several_tasks import several_task_errors, single_task_errors
@@ -76,7 +77,7 @@ def run_errors(run: RunConfig) -> list[str]:
             output_errors, column_errors, search_errors, generation_errors, judging_errors, prediction_errors,
             holdout_errors, bench_errors, sampling_errors, domain_errors, combine_errors, start_errors,
             export_errors,
-            single_task_errors,
+            single_task_errors, push_errors,
         )
         for message in check(run)
     ]  # fmt: skip

@@ -166,8 +166,8 @@ def _key_errors(values: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
     if prefix:
         return
     for key, value in values.items():
-        if key == "output":
-            yield f"output {REMOVE}"
+        if key in ("output", "push", "repo"):
+            yield f"{key} {REMOVE}"
         for folder in (value if isinstance(value, list) else [value]) if key in FOLDERS else ():
             if folder is not None and _leaves_folder(str(folder)):
                 yield f"{key}={folder} is outside of the working folder, which {REMOVE}"

@@ -39,6 +39,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "filter.status": (*RUN_STATUSES, None),
     **{f"multitask.{name}": known for name, known in MULTITASK_CHOICES.items()},
     "delete": (True, "checkpoints", None),
+    "push.what": ("adapter", "merged", "both", None),
     "combine.method": ("exact", *LORA_METHODS, None),
     "combine.majority_sign_method": ("total", "frequency", None),
     "format": (*EXPORT_FORMATS, None),

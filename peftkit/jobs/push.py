@@ -1,0 +1,90 @@
+"""Upload the adapter or the merged model of a finished run to the Hub."""
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+from peftkit.config import RunConfig
+from peftkit.config.console import is_main_process, log
+from peftkit.pipeline.hub_repository import check_base, check_login, check_repository, find_repository, upload
+from peftkit.pipeline.release import hub_base, left_behind, write_release
+from peftkit.results.run_result import RunResult
+
+DATA, PATHS = "texts of the data", "paths of this machine"
+UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+REASONS = {  # why a file of a run stays
+    "predictions.parquet": DATA, "calibration.parquet": DATA, "other_domains.parquet": DATA, "report.html": DATA,
+    "taught.jsonl": DATA, "result.json": PATHS, "config.yaml": PATHS, "README.md": "the repository has its own",
+}  # fmt: skip
+
+
+def push(config: RunConfig) -> Path:
+    """Upload the chosen part of a run in one commit, or list it, and return the run folder.
+
+    Raises:
+        UserError: the run, the token or the repository does not fit.
+        WriteError: the Hub does not answer as it should; repeating the command is safe.
+    """
+    run = RunResult.finished(config.run)
+    if is_main_process():
+        with tempfile.TemporaryDirectory() as scratch, _progress_bars():
+            if config.push.dry_run:
+                _list(config, run, Path(scratch))
+            else:
+                _upload(config, run, Path(scratch))
+    return run.folder
+
+
+def _upload(config: RunConfig, run: RunResult, scratch: Path) -> None:
+    settings, repo, base = config.push, str(config.repo), hub_base(run, config.push)
+    check_login()
+    found = find_repository(repo, settings.revision or "main")
+    check_repository(found, run.folder.name, settings.private, config.force)
+    if base is not None and base.folder is not None:
+        check_base(base.name, base.folder)
+    if found.private and not settings.private:
+        log(f"!! {repo} is private and stays so; its settings on the Hub make it public")
+    write_release(run, settings, repo, base, scratch)
+    trained = f"{run.config.method.name} of {run.source.name} on {run.config.task.name}"
+    url, is_new = upload(found, scratch, settings.private, settings.commit_message or trained)
+    log(f"{repo} has this already; nothing changed" if not is_new else f"pushed -> {url}")
+
+
+def _list(config: RunConfig, run: RunResult, scratch: Path) -> None:
+    """Print what would go and what stays; nothing is sent."""
+    settings = config.push
+    write_release(run, settings, str(config.repo), hub_base(run, settings), scratch)
+    files = {each.relative_to(scratch).as_posix(): each.stat().st_size for each in scratch.rglob("*") if each.is_file()}
+    visibility = "private" if settings.private else "public"
+    print(f"{config.repo}, {visibility}, branch {settings.revision or 'main'}: {_size(sum(files.values()))}")
+    print(*(f"{_size(size):>10}  {name}" for name, size in sorted(files.items())), "stays here", sep="\n")
+    print("\n".join(_stay_lines(left_behind(run, settings.what))))
+    log("nothing was sent: push.dry_run=true")
+
+
+def _stay_lines(files: Mapping[str, int]) -> Iterator[str]:
+    for name, size in files.items():
+        reason = REASONS.get(name)
+        yield f"{_size(size):>10}  {name}{f'  ({reason})' if reason else ''}"
+
+
+def _size(size: int) -> str:
+    factor, unit = next((each for each in UNITS if size >= each[0]), (1, "B"))
+    return f"{size / factor:,.{0 if factor == 1 else 1}f} {unit}"
+
+
+@contextmanager
+def _progress_bars() -> Iterator[None]:
+    """Show the progress of uploads on terminals only."""
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
