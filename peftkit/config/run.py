@@ -25,6 +25,7 @@ from peftkit.config.sections import (
     Predict,
     Prune,
     Push,
+    Serve,
 )
 from peftkit.config.task import TaskConfig
 from peftkit.config.traits import Traits, traits_of
@@ -140,6 +141,7 @@ class RunConfig:
     prune: Prune
     export: Export
     push: Push
+    serve: Serve
     generate: Generate
     train: dict
     collator: dict | None
@@ -226,7 +228,7 @@ SECTIONS: dict[str, type] = {
     "calibration": Calibration, "search": Search, "extend": Extend, "embed": Embed, "ood": Ood, "generate": Generate,
     "distill": Distill, "domains": Domains, "predict": Predict, "filter": Filter, "plan": Planning, "bench": Bench,
     "combine": Combine, "prune": Prune, "multitask": MultiTask, "export": Export,
-    "push": Push,
+    "push": Push, "serve": Serve,
 }  # fmt: skip
 
 MULTITASK_CHOICES = {
@@ -254,6 +256,10 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
     "export": {"samples": 200},
     "repo": None,
     "push": {**{each.name: None for each in dataclasses.fields(Push)}, "private": True, "dry_run": False},
+    "serve": {
+        "host": "127.0.0.1", "port": 8000, "max_batch_delay": 0.003, "max_characters": 20000, "max_examples": 64,
+        "max_bytes": 2**20, "max_queue": 256, "timeout": 10.0,
+    },
     "multitask": {
         "adapter": "shared", "mixing": "proportional", "limit": None, "temperature": None, "batches": "homogeneous",
         "normalize_loss": True, "weights": None,
@@ -281,7 +287,7 @@ def with_later_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 # keys that do not change a result, so they are not part of its id or of its entry on a board
 NON_RESULT_KEYS = {
-    "ood", "format", "export",
+    "ood", "format", "export", "serve",
     "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "predict", "plan",
     "generate", "bench", "start", "input", "output", "allow_code", "filter", "delete", "source", "data_root",
     "method.paper", "method.traits", "combine.interpolate", "cache_features", "threads", "workers",

@@ -51,6 +51,18 @@ class Predict:
     target_accuracy: float | None
 
 
+@dataclass
+class Serve:
+    host: str
+    port: int
+    max_batch_delay: float
+    max_characters: int
+    max_examples: int
+    max_bytes: int
+    max_queue: int
+    timeout: float
+
+
 SVD = "_svd"  # ending of the methods that combine changes and then truncate the result to the rank of a LoRA
 DENSITY_METHODS = ("ties", "dare_linear", "dare_ties", "magnitude_prune")  # of combine.method: of LoRA or of changes
 LORA_METHODS = ("linear", "cat", "svd", *DENSITY_METHODS, *(f"{name}{SVD}" for name in DENSITY_METHODS))  # PEFT's names

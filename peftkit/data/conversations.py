@@ -157,11 +157,7 @@ def unanswered_conversations(task: TaskConfig, table: Dataset, place: str) -> tu
         place: of the table, for messages.
     """
     columns = text_columns(task)
-
-    def turns_of(cell: Any) -> list[Turn]:
-        return [as_turn("user", cell)] if isinstance(cell, str) else parse_turns(cell)
-
-    parse = text_of if task.label is not None else turns_of
+    parse = text_of if task.label is not None else parse_unanswered
     cells: list[list[Any]] = [parse_cells(table[name][:], parse, f"{place}: column {name}") for name in columns]
     parsed = [user_turn(texts) for texts in zip(*cells, strict=True)] if task.label is not None else cells[0]
     messages = [[*dropwhile(lambda turn: turn["role"] == "assistant", turns[::-1])][::-1] for turns in parsed]
@@ -174,6 +170,15 @@ def unanswered_conversations(task: TaskConfig, table: Dataset, place: str) -> tu
     }
     answered = sum(len(before) < len(turns) for before, turns in zip(messages, parsed, strict=True))
     return Dataset.from_dict(examples, features=EXAMPLE), empty, answered
+
+
+def parse_unanswered(cell: Any) -> list[Turn]:
+    """Return the turns of a conversation to answer; a text is a user turn.
+
+    Raises:
+        CellError: the cell is neither.
+    """
+    return [as_turn("user", cell)] if isinstance(cell, str) else parse_turns(cell)
 
 
 def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -17,7 +17,7 @@ from peftkit.jobs.forgetting import forgetting, load_scored_examples, read_text
 from peftkit.jobs.stages import finish_run
 from peftkit.methods import count_parameters
 from peftkit.pipeline import verify
-from peftkit.pipeline.artifacts import base_source, find_model, run_tokenizer_source, with_eval_batch_size
+from peftkit.pipeline.artifacts import base_source, find_model, run_tokenizer_source, with_eval_settings
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.combination import Combination, ForeignAdapter, Target, WeightedRun, targets_of
 from peftkit.pipeline.examples import RunContext, score_reference, score_splits
@@ -90,7 +90,7 @@ def _open_adapter(folder: Path, first: RunResult, source: str) -> ForeignAdapter
 def _new_context(config: RunConfig, runs: Sequence[WeightedRun], target: Target) -> RunContext:
     """Read the data of a target; nothing is written yet. The config is that of its run, with another method."""
     run = target.run
-    own = with_eval_batch_size(config, run.config)
+    own = with_eval_settings(config, run.config)
     rank = config.combine.extract_rank
     lora = {"_target_": "peft.LoraConfig", **({} if rank is None else {"r": rank})}
     makes_adapter = Combination(runs, config.combine).makes_adapter

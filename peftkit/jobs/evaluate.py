@@ -19,7 +19,7 @@ from peftkit.pipeline.artifacts import (
     load_bundle,
     run_format,
     run_tokenizer_source,
-    with_eval_batch_size,
+    with_eval_settings,
 )
 from peftkit.pipeline.calibration import compare_scores, scale_probabilities, score_file
 from peftkit.pipeline.domain_scores import domain_record, log_domains
@@ -76,7 +76,7 @@ def evaluate_run(config: RunConfig) -> Evaluation:
         f"the run has the labels {describe_labels(names)}, task={task.name} has {describe_labels(data.label_names)}"
     )
     refuse((data.label_names != names, message))
-    chosen = with_eval_batch_size(config, replace(run.config, task=task))
+    chosen = with_eval_settings(config, replace(run.config, task=task))
     warn_substitutions(run.source, data.source)
     reference = score_reference(chosen, base_source(run), data.splits, run_tokenizer_source(run))
     bundle = load_bundle(run)

@@ -21,7 +21,7 @@ from peftkit.data.tables import evaluation_tables
 from peftkit.jobs.evaluate import data_name, typed_task
 from peftkit.jobs.forgetting import load_scored_examples
 from peftkit.metrics.detection import Detection, detection
-from peftkit.pipeline.artifacts import load_bundle, with_eval_batch_size
+from peftkit.pipeline.artifacts import load_bundle, with_eval_settings
 from peftkit.pipeline.inputs import parse_texts
 from peftkit.pipeline.outside import NO_FEATURES, detector_values, text_outputs
 from peftkit.pipeline.sources import warn_substitutions
@@ -50,7 +50,7 @@ def ood(config: RunConfig) -> Path:
         UserError: the texts cannot be read or do not fit the run, or its own data differs from that of the run.
     """
     run = RunResult.finished(config.run)
-    trained = with_eval_batch_size(config, run.config)
+    trained = with_eval_settings(config, run.config)
     data = load_scored_examples(config, run, trained_on=True)
     inside, trained_on = trained.task.splits["validation"][0], str(trained.task.splits["train"])
     outside = _shuffled(run, data) if config.ood.shuffle else _texts_of_task(config, run)

@@ -1,36 +1,32 @@
 """Predictions for a file, one text, or texts from Python: with one run, or with several in mixed-task batches."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from datasets import Dataset
 
 from peftkit import training
-from peftkit.config import FILES, RunConfig, TaskConfig, UserError, kind_of, refuse
+from peftkit.config import FILES, RunConfig, TaskConfig, UserError
 from peftkit.config.console import is_main_process, log
 from peftkit.config.files import names_file
 from peftkit.data.columns import prepare_table, text_columns
 from peftkit.data.conversations import unanswered_conversations
-from peftkit.data.formats import Encoded, format_of
 from peftkit.data.formats.preferences import PreferenceFormat, combine_preference
 from peftkit.data.tables import read_file
-from peftkit.methods import load_adapters
-from peftkit.models.load import load_model
 from peftkit.pipeline.artifacts import (
     base_source,
     load_bundle,
     run_tokenizer_source,
-    with_eval_batch_size,
+    with_eval_settings,
 )
-from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.confidence import choose_threshold, log_coverage, new_columns, with_confidence
 from peftkit.pipeline.evaluate import (
+    RowPrediction,
     check_reserved_columns,
     describe_labels,
+    described,
     predict_encoded,
     predictions_file,
     predictor,
@@ -38,12 +34,12 @@ from peftkit.pipeline.evaluate import (
 )
 from peftkit.pipeline.examples import score_reference
 from peftkit.pipeline.inputs import input_columns, parse_texts, text_table, unlabeled_examples
-from peftkit.pipeline.sources import run_tokenizer
+from peftkit.pipeline.mixing import load_mixed
 from peftkit.results.locks import locked_file
 from peftkit.results.run_result import RunResult
 from peftkit.results.tables import write_table
 
-RowPredictions = dict[int, tuple[Any, Any]]  # row of the table: prediction, scores
+RowPredictions = dict[int, RowPrediction]
 
 
 def predict(config: RunConfig) -> None:
@@ -89,7 +85,7 @@ def predict_table(config: RunConfig, table: Dataset, name: str) -> tuple[Dataset
         UserError: columns are missing, or the table has columns of the new names.
     """
     run = RunResult.finished(config.run)
-    trained = with_eval_batch_size(config, run.config)
+    trained = with_eval_settings(config, run.config)
     task, is_preference = trained.task, trained.task.kind == "preferences"
     rows, columns = prepare_table(replace(task, id=None), table, name), text_columns(task)
     read = zip(input_columns(task), columns, strict=False)
@@ -124,9 +120,7 @@ def _predictions(run: RunResult, trained: RunConfig, table: Dataset, name: str) 
     if encoded.truncated:
         log(f"{encoded.truncated} of {len(table)} rows were truncated to {trained.task.max_length} tokens")
     return {
-        row: (bundle.format.describe(prediction), scores.astype(float).tolist() or None)
-        for row, (prediction, scores) in enumerate(zip(found.predictions, found.scores, strict=True))
-        if row not in without_text
+        row: prediction for row, prediction in enumerate(described(bundle.format, found)) if row not in without_text
     }
 
 
@@ -171,34 +165,41 @@ def predict_mixed(config: RunConfig, table: Dataset, file: Path) -> tuple[Datase
     Raises:
         UserError: the runs cannot be mixed, or a row has another task or lacks a text.
     """
-    runs = [RunResult.finished(folder) for folder in config.runs or []]
+    runs = _by_task([RunResult.finished(folder) for folder in config.runs or []])
     check_reserved_columns(table, file, ("prediction", "scores", "confidence", "suggestion"))
-    bundles = _mixed_bundles(runs)
-    rows = _rows_of(table, [run.config.task for run in runs], file)
-    bundles = {name: bundle for name, bundle in bundles.items() if rows[name]}
+    mixed = load_mixed(runs, {name: with_eval_settings(config, run.config) for name, run in runs.items()})
+    rows = _rows_of(table, [run.config.task for run in runs.values()], file)
+    bundles = {name: bundle for name, bundle in mixed.bundles.items() if rows[name]}
     examples = {name: _mixed_examples(bundle.format.task, table, rows[name], file) for name, bundle in bundles.items()}
     encoded = {name: bundle.format.encode(examples[name]) for name, bundle in bundles.items()}
     if truncated := sum(each.truncated for each in encoded.values()):
         log(f"{truncated} of {len(table)} rows were truncated to the task.max_length of their run")
-    scores = _mixed_scores(
-        {run.config.task.name: run.config for run in runs},
-        bundles,
-        encoded,
-        int(config.train.get("per_device_eval_batch_size") or 64),
-    )
+    scores = mixed.scores(encoded, int(config.train.get("per_device_eval_batch_size") or 64))
     predictions: RowPredictions = {}
     for name, bundle in bundles.items():
         found = bundle.format.decode(bundle.format.unpad(scores[name], encoded[name]), encoded[name])
-        for row, prediction, each in zip(rows[name], found.predictions, found.scores, strict=True):
-            predictions[row] = bundle.format.describe(prediction), each.astype(float).tolist()
+        predictions |= dict(zip(rows[name], described(bundle.format, found), strict=True))
     if len({type(label) for label, _ in predictions.values()}) > 1:  # a column has one type: of names and numbers, text
         predictions = {row: (str(label), each) for row, (label, each) in predictions.items()}
-    run_of, threshold = {run.config.task.name: run for run in runs}, choose_threshold(config, None)
-    chosen = [run_of[str(task)] for task in table["task"][:]]
+    chosen, threshold = [runs[str(task)] for task in table["task"][:]], choose_threshold(config, None)
     found = with_confidence(with_predictions(table, predictions), chosen, threshold)
     if threshold is not None:
         log_coverage(found, found, None, str(file))
     return found, f" of {', '.join(bundles)}"
+
+
+def _by_task(runs: Sequence[RunResult]) -> dict[str, RunResult]:
+    """Return runs by their task, which the rows name.
+
+    Raises:
+        UserError: two runs are of one task.
+    """
+    found: dict[str, RunResult] = {}
+    for run in runs:
+        if (name := run.config.task.name) in found:
+            raise UserError(f"two runs are of task={name}; use one run per task, or train with another task.name=")
+        found[name] = run
+    return found
 
 
 def _mixed_examples(task: TaskConfig, table: Dataset, rows: Sequence[int], file: Path) -> Dataset:
@@ -214,51 +215,6 @@ def _mixed_examples(task: TaskConfig, table: Dataset, rows: Sequence[int], file:
     return examples
 
 
-def _mixed_bundles(runs: Sequence[RunResult]) -> dict[str, TrainingBundle]:
-    """Return the bundle of each run by its task, all with one model: a base, and an adapter named after each task."""
-    _check_mix(runs)
-    first, source = runs[0].config, base_source(runs[0])
-    tokenizer = run_tokenizer(first, source, source)
-    most = max(len(run.label_names or [0]) for run in runs)
-    head = [str(number) for number in range(most)] if most > 1 else None  # a smaller head uses a part of it
-    base = load_model(first.model, source, tokenizer, "classification", head, first.method.quantization)
-    model = load_adapters(base, {run.config.task.name: run.folder / "adapter" for run in runs}).eval()
-    return {
-        run.config.task.name: TrainingBundle(
-            model, tokenizer, format_of(run.config.task, run.config.model.family, run.label_names, tokenizer)
-        )
-        for run in runs
-    }
-
-
-def _check_mix(runs: Sequence[RunResult]) -> None:
-    bases = [(run.source, run.config.model.pooling, run.config.method.quantization) for run in runs]
-    tasks: set[str] = set()
-    for run, base in zip(runs, bases, strict=True):
-        folder, config = run.folder, run.config
-        refuse(
-            (
-                not kind_of(config.task).sequence_label or config.model.family == "seq2seq",
-                f"{folder} has no classification head; only classifiers and regressors can be mixed: use run=",
-            ),
-            (
-                not (folder / "adapter").is_dir() or not config.method.traits.mixed_batch,
-                f"{folder} is {config.method.name}, whose weights are the same for all examples of a batch; "
-                "mix runs of methods with the trait mixed_batch, such as lora",
-            ),
-            (
-                config.vocab is not None,
-                f"{folder} has tokens that the base lacks (vocab=); use run= for each run",
-            ),
-            (base != bases[0], f"{folder} has another base than {runs[0].folder}; mix runs on one base"),
-            (
-                config.task.name in tasks,
-                f"two runs are of task={config.task.name}; use one run per task, or train with another task.name=",
-            ),
-        )
-        tasks.add(config.task.name)
-
-
 def _rows_of(table: Dataset, tasks: Sequence[TaskConfig], file: Path) -> dict[str, list[int]]:
     """Return the row numbers of each task."""
     if "task" not in table.column_names:
@@ -271,28 +227,3 @@ def _rows_of(table: Dataset, tasks: Sequence[TaskConfig], file: Path) -> dict[st
             raise UserError(f"{position}; the runs are of {', '.join(rows)}")
         rows[name].append(number)
     return rows
-
-
-def _mixed_scores(
-    runs: Mapping[str, RunConfig], bundles: Mapping[str, TrainingBundle], encoded: Mapping[str, Encoded], size: int
-) -> dict[str, np.ndarray]:
-    """Return the scores (rows, labels) of each task, in its run's precision; batches are grouped only by length."""
-    label_counts = {name: len(bundle.format.names or [0]) for name, bundle in bundles.items()}
-    found = {name: np.empty((len(each.lengths), label_counts[name])) for name, each in encoded.items()}
-    precisions = {name: training.precision_of(runs[name].train) for name in bundles}
-    for precision in dict.fromkeys(precisions.values()):
-        tasks = [name for name in bundles if precisions[name] == precision]
-        collate = bundles[tasks[0]].format.collator()
-        trainer = predictor(runs[tasks[0]], bundles[tasks[0]])
-        rows = [(name, number) for name in tasks for number in range(len(encoded[name].lengths))]
-        rows.sort(key=lambda row: -encoded[row[0]].lengths[row[1]])
-        for first in range(0, len(rows), size):
-            batch = rows[first : first + size]
-            inputs = [
-                {key: value for key, value in encoded[name].inputs[number].items() if key != "labels"}
-                for name, number in batch
-            ]
-            scores = training.mixed_batch_logits(trainer, collate(inputs), [name for name, _ in batch])
-            for (name, number), row in zip(batch, scores, strict=True):
-                found[name][number] = row[: label_counts[name]]
-    return found

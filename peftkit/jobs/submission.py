@@ -217,7 +217,7 @@ def read_test_set(config: RunConfig, run: BoardRun, task: str) -> TaskDataset:
 
 def predict_test_set(config: RunConfig, run: BoardRun, task: str, data: TaskDataset) -> Path:
     """Return the file of a run's predictions for a test set, in the run's folder; it is written if missing."""
-    from peftkit.pipeline.artifacts import load_bundle, with_eval_batch_size
+    from peftkit.pipeline.artifacts import load_bundle, with_eval_settings
     from peftkit.pipeline.examples import score_splits
 
     predictions, note = run.folder / f"predictions-{task}-test.parquet", run.folder / f"evaluation-{task}-test.json"
@@ -228,7 +228,7 @@ def predict_test_set(config: RunConfig, run: BoardRun, task: str, data: TaskData
             return predictions
         log(f"{task}: {sum(map(len, data.splits.values()))} test examples, {run.folder}")
         trained = RunResult(run.folder)
-        _, costs = score_splits(with_eval_batch_size(config, trained.config), load_bundle(trained), data, predictions)
+        _, costs = score_splits(with_eval_settings(config, trained.config), load_bundle(trained), data, predictions)
         if is_main_process():
             run_folder.write_text(note, json.dumps({"source": source, "costs": costs}) + "\n")
     return predictions

@@ -183,7 +183,11 @@ def run_tokenizer_source(run: RunResult) -> Source:
     return Source("folder", str(artifact), folder=str(artifact))
 
 
-def with_eval_batch_size(config: RunConfig, trained: RunConfig) -> RunConfig:
-    """Return the config of the trained run with the evaluation batch size of this command."""
-    size = "per_device_eval_batch_size"
-    return replace(trained, train=trained.train | ({size: config.train[size]} if size in config.train else {}))
+EVAL_SETTINGS = ("per_device_eval_batch_size", "bf16")  # of `train`, that commands for a finished run may set
+
+
+def with_eval_settings(config: RunConfig, trained: RunConfig) -> RunConfig:
+    """Return the config of the trained run with the evaluation batch size and the precision of this command."""
+    chosen = {name: config.train[name] for name in EVAL_SETTINGS if name in config.train}
+    precision = {"fp16": False} if "bf16" in chosen else {}
+    return replace(trained, train={**trained.train, **precision, **chosen})

@@ -45,22 +45,27 @@ def with_confidence(
     if not any(map(has_confidence, distinct)):
         return table
     for run in distinct:
-        _log_uncalibrated(run)
+        log_uncalibrated(run)
     scores = table["scores"][:]
     rows: list[list[float]] = [[] for _ in scores]  # empty without probabilities
     confidences: list[float | None] = [None] * len(scores)
     for run in filter(has_confidence, distinct):
         known = [row for row, each in enumerate(runs) if each is run and scores[row] is not None]
         chosen = np.array([scores[row] for row in known], float).reshape(len(known), -1)
-        found = _probabilities(run, chosen)
-        for row, each, confidence in zip(known, found.tolist(), _confidences(run, chosen, found), strict=True):
-            rows[row], confidences[row] = each, float(confidence)
+        for row, each, confidence in zip(known, *label_probabilities(run, chosen), strict=True):
+            rows[row], confidences[row] = each, confidence
     columns: dict[str, list[float | None]] = {"confidence": confidences}
     for number, name in enumerate(names or ()):
         columns[f"{PREFIX}{name}"] = [row[number] if row else None for row in rows]
     for column, values in columns.items():
         table = table.add_column(column, values, feature=Value("float64"))
     return table if threshold is None else _abstain(table, threshold)
+
+
+def label_probabilities(run: RunResult, scores: np.ndarray) -> tuple[list[list[float]], list[float]]:
+    """Return the calibrated probabilities (rows, labels) of scores, and the confidence of each row."""
+    found = _probabilities(run, scores)
+    return found.tolist(), [float(each) for each in _confidences(run, scores, found)]
 
 
 def _probabilities(run: RunResult, scores: np.ndarray) -> np.ndarray:
@@ -79,7 +84,8 @@ def _confidences(run: RunResult, scores: np.ndarray, found: np.ndarray) -> np.nd
     return np.min(np.where(chosen_labels(scores, run.score_thresholds), found, 1 - found), axis=-1, initial=1)
 
 
-def _log_uncalibrated(run: RunResult) -> None:
+def log_uncalibrated(run: RunResult) -> None:
+    """Log that the confidences of a run are not calibrated, where they are not."""
     if has_confidence(run) and not run.record.get("calibration"):
         log(
             f"{run.folder} is not calibrated: its confidence is usually higher than its accuracy; "

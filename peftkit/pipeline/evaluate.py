@@ -16,13 +16,15 @@ from peftkit.config.files import ending_of, stem_of
 from peftkit.config.suggestions import listed
 from peftkit.data.columns import DOMAIN, SUFFIX, text_columns
 from peftkit.data.datasets import TaskDataset
-from peftkit.data.formats import Encoded, Predictions
+from peftkit.data.formats import Encoded, Format, Predictions
 from peftkit.metrics import METRICS, score, split_suffix
 from peftkit.metrics.calibration import probabilities
 from peftkit.models.head_inputs import FeatureReader
 from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.results import run_folder
+
+RowPrediction = tuple[Any, list | None]  # as in a file: the prediction, and its scores
 
 
 def output_reader(bundle: TrainingBundle) -> training.OutputReader | TextEmbedder:
@@ -99,10 +101,17 @@ def _prediction_columns(
 def predict_encoded(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Predictions, dict[str, Any]]:
     """Return a model's predictions for encoded examples, with the seconds and the peak memory in bytes."""
     found = training.predict_scores(trainer, encoded.inputs, encoded.lengths)
-    scores = bundle.format.unpad(found.scores, encoded)
-    costs: dict[str, Any] = {"seconds": found.seconds, "peak_bytes": found.peak_bytes}
+    predictions, seconds = decode_scores(bundle, trainer, encoded, found.scores)
+    return predictions, {"seconds": found.seconds + seconds, "peak_bytes": found.peak_bytes}
+
+
+def decode_scores(
+    bundle: TrainingBundle, trainer: Any, encoded: Encoded, scores: np.ndarray
+) -> tuple[Predictions, float]:
+    """Return the predictions of encoded examples from their scores, and the seconds in which texts were generated."""
+    rows = bundle.format.unpad(scores, encoded)
     if (length := bundle.format.max_new_tokens) is None:
-        return bundle.format.decode(scores, encoded), costs
+        return bundle.format.decode(rows, encoded), 0.0
     tokenizer, prompts = bundle.tokenizer, [prompt for _, prompt in encoded.positions]
     generated, seconds = training.generate_greedily(
         trainer, prompts, tokenizer.pad_token_id, length, tokenizer.eos_token_id
@@ -112,9 +121,16 @@ def predict_encoded(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> t
     has_ended = [
         tokenizer.eos_token_id in ids or bool(stop and stop in text) for ids, text in zip(generated, texts, strict=True)
     ]
-    predictions = replace(bundle.format.decode(scores, encoded, [text.strip() for text in texts]), has_ended=has_ended)
-    costs["seconds"] += seconds
-    return bundle.format.check_answers(predictions, has_ended, encoded), costs
+    predictions = replace(bundle.format.decode(rows, encoded, [text.strip() for text in texts]), has_ended=has_ended)
+    return bundle.format.check_answers(predictions, has_ended, encoded), seconds
+
+
+def described(task_format: Format, found: Predictions) -> list[RowPrediction]:
+    """Return the prediction of each example and its scores as files of predictions have them."""
+    return [
+        (task_format.describe(prediction), scores.astype(float).tolist() or None)
+        for prediction, scores in zip(found.predictions, found.scores, strict=True)
+    ]
 
 
 def scores_and_features(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
@@ -184,7 +200,7 @@ def _row(scores: np.ndarray) -> Any:
     return None if not len(scores) else scores if scores.ndim == 1 else scores.tolist()
 
 
-def with_predictions(table: Any, predictions: Mapping[int, tuple[Any, Any]]) -> Any:
+def with_predictions(table: Any, predictions: Mapping[int, RowPrediction]) -> Any:
     """Return the table with the prediction and the scores of each row, both None for a row without prediction."""
     labels, scores = zip(*(predictions.get(row, (None, None)) for row in range(len(table))), strict=True)
     return table.add_column("prediction", list(labels)).add_column("scores", list(scores))

@@ -44,7 +44,11 @@ def input_columns(task: TaskConfig) -> list[str]:
 
 def unlabeled_examples(task: TaskConfig, table: Dataset, rows: Sequence[int], name: str) -> Dataset:
     """Return rows of a prepared table as examples of the task, without labels."""
-    texts = parse_texts(task, table.select(rows), name)
+    return text_examples(task, parse_texts(task, table.select(rows), name), rows)
+
+
+def text_examples(task: TaskConfig, texts: Sequence[Sequence[Any]], rows: Sequence[int]) -> Dataset:
+    """Return the parsed texts of each column as examples of the task, without labels."""
     columns = dict(zip(text_columns(task), texts, strict=True))
     return Dataset.from_dict({"id": rows, **columns, "label": [None] * len(rows)})
 

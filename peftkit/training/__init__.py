@@ -7,6 +7,7 @@ from peftkit.training.domains import DomainAdversarialLoss, DomainLoss, GroupDRO
 from peftkit.training.loop import (
     ModelScores,
     TrainingSummary,
+    batch_scores,
     fast_steps,
     fit,
     generate_greedily,
@@ -45,6 +46,7 @@ __all__ = [
     "ScoringTrainer",
     "SparseCheckpointsCallback",
     "TrainingSummary",
+    "batch_scores",
     "WeightedBinaryCrossEntropy",
     "WeightedCrossEntropy",
     "WeightedLoss",

@@ -240,6 +240,20 @@ def generate_greedily(
     return [generated[number] for number in range(len(prompts))], time.perf_counter() - started
 
 
+def batch_scores(trainer: ScoringTrainer, inputs: Any) -> np.ndarray:
+    """Return the scores (inputs, ...) of encoded examples as one batch, without the costs that `predict_scores` counts.
+
+    Raises:
+        ValueError: a score is NaN or infinite.
+    """
+    _, scores, _ = trainer.prediction_step(trainer.model, trainer.data_collator(inputs.to_list()), True)
+    assert scores is not None
+    found = scores.cpu().numpy()
+    if not np.isfinite(found).all():
+        raise ValueError("logits contain NaN or inf")
+    return found
+
+
 def mixed_batch_logits(trainer: Trainer, batch: dict[str, Any], adapters: list[str]) -> np.ndarray:
     """Return logits (examples, labels) of a batch with one adapter per example, in the trainer's precision."""
     model = extract_model_from_parallel(trainer.model).eval()

@@ -137,6 +137,12 @@ task=sst2 task.domain=a domains.objective=adversarial method=untuned
 task=sst2 task.domain=a domains.objective=group_dro domains.step_size=0
 job=bench task=sst2 task.domain=a domains.objective=group_dro
 job=predict input=a run=x predict.abstain=80
+job=serve run=x serve.port=70000
+job=serve run=x serve.max_batch_delay=2
+job=serve run=x serve.max_examples=500
+job=serve run=x serve.host=' '
+job=serve run=x runs=[y]
+job=predict run=x input=a serve.port=1
 job=predict input=a run=x predict.target_accuracy=2
 predict.abstain=0.8
 early_stopping.patience=3 train.eval_strategy=no

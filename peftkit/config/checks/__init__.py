@@ -22,6 +22,7 @@ from peftkit.config.checks.prompting import prompting_errors
 from peftkit.config.checks.push import push_errors
 from peftkit.config.checks.sampling import sampling_errors
 from peftkit.config.checks.search import search_errors
+from peftkit.config.checks.serving import serving_errors
 from peftkit.config.checks.several_tasks import several_task_errors, single_task_errors
 from peftkit.config.checks.start import start_errors
 from peftkit.config.checks.task import kind_errors, task_errors
@@ -75,6 +76,7 @@ def run_errors(run: RunConfig) -> list[str]:
             ood_errors, estimator_errors,
             combination_errors, job_errors, task_errors, kind_errors, prompting_errors, imbalance_errors, path_errors,
             output_errors, column_errors, search_errors, generation_errors, judging_errors, prediction_errors,
+            serving_errors,
             holdout_errors, bench_errors, sampling_errors, domain_errors, combine_errors, start_errors,
             export_errors,
             single_task_errors, push_errors,

@@ -14,7 +14,7 @@ from peftkit.config.run import RunConfig
 def prediction_errors(run: RunConfig) -> list[str]:
     """Return a message for each setting that a run has no confidence or no held-out examples for."""
     chosen, target = run.predict, run.predict.target_accuracy
-    if run.job != "predict" or (chosen.abstain is None and target is None):
+    if run.job not in ("predict", "serve") or (chosen.abstain is None and target is None):
         return []
     folders = [run.run] if run.run is not None else run.runs or []
     return [
@@ -28,7 +28,7 @@ def prediction_errors(run: RunConfig) -> list[str]:
                 ),
             ),
             (
-                run.run is None and target is not None,
+                run.job == "predict" and run.run is None and target is not None,
                 refusal(
                     "predict.target_accuracy chooses a threshold for one run, runs= has several",
                     "predict.abstain=0.8 ~predict.target_accuracy",
@@ -53,7 +53,8 @@ def _run_errors(run: RunConfig, folder: Path) -> Iterator[str]:
         yield refusal(wrong, f"~predict.{key}")
     elif (
         key == "target_accuracy"
-        and run.run is not None
+        and (run.run is not None or run.job == "serve")
+        and kind.has_label_probabilities
         and not read_json(folder / "result.json", "").get("calibration")
     ):
         wrong = (

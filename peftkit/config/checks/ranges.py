@@ -46,6 +46,7 @@ RANGES = (  # of values of the right type; null has no range
         "domains.target_labels domains.step_size combine.svd_rank combine.extract_rank multitask.limit "
         "method.config.r method.config.init_r method.config.target_r method.config.num_virtual_tokens "
         "method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size prune.samples "
+        "serve.max_characters serve.max_examples serve.max_bytes serve.max_queue serve.timeout "
         "export.samples",
         _positive,
         "a number above 0",
@@ -102,6 +103,8 @@ RANGES = (  # of values of the right type; null has no range
     )
     | _rule("search.halving_factor", lambda x: x > 1, "2 or more; use search.halving_factor=3")
     | _rule("prune.heads", lambda x: 0 < x < 1, "a share above 0 and below 1; use prune.heads=0.3")
+    | _rule("serve.port", lambda x: 0 <= x < 2**16, "a port from 0 to 65535; use serve.port=8000")
+    | _rule("serve.max_batch_delay", lambda x: 0 <= x <= 1, "seconds from 0 to 1; use serve.max_batch_delay=0.003")
     | _rule("plan.memory_gb", _positive, "a number above 0; use plan.memory_gb=12")
     | _rule("method.loraplus_lr_ratio", lambda x: 1 <= x < float("inf"), "1 or more; use method.loraplus_lr_ratio=16")
     | _rule(

@@ -1,0 +1,81 @@
+"""A bounded queue of examples, which one thread computes in batches while the event loop goes on."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from peftkit.config import UserError
+from peftkit.pipeline.serving.answers import Answer, Example, answer_batches
+from peftkit.pipeline.serving.measures import Measures
+
+
+class QueueFullError(UserError):
+    """The examples of a request do not fit into the queue."""
+
+
+@dataclass(eq=False)
+class BatchQueue:
+    """Collects the examples of requests into batches.
+
+    Args:
+        size: of a batch, in examples.
+        delay: seconds that the first example waits for others.
+        limit: of the examples that wait or are computed.
+    """
+
+    size: int
+    delay: float
+    limit: int
+    measures: Measures
+    pending: int = 0
+    waiting: deque[tuple[Example, asyncio.Future[Answer]]] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "model"))
+
+    async def answer(self, examples: Sequence[Example]) -> list[Answer]:
+        """Return the answers of the examples of a request, in their order.
+
+        Raises:
+            QueueFullError: the queue has no room for all of them.
+        """
+        if self.pending + len(examples) > self.limit:
+            raise QueueFullError(f"the queue is full: {self.pending} of {self.limit} examples wait; try again later")
+        loop = asyncio.get_running_loop()
+        futures = [loop.create_future() for _ in examples]
+        self._count(len(examples))
+        self.waiting.extend(zip(examples, futures, strict=True))
+        self.arrived.set()
+        return await asyncio.gather(*futures)
+
+    async def run(self) -> None:
+        """Compute batches until this task is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self.waiting:
+                self.arrived.clear()
+                await self.arrived.wait()
+                await asyncio.sleep(self.delay)  # examples that arrive during a batch have waited for each other
+            batch = [self.waiting.popleft() for _ in range(min(self.size, len(self.waiting)))]
+            await loop.run_in_executor(self.worker, self._compute, loop, batch)
+
+    def _compute(
+        self, loop: asyncio.AbstractEventLoop, batch: Sequence[tuple[Example, asyncio.Future[Answer]]]
+    ) -> None:
+        examples, futures = [example for example, _ in batch], [future for _, future in batch]
+
+        def receive(place: int, answer: Answer) -> None:
+            loop.call_soon_threadsafe(self._finish, futures[place], answer)
+
+        for places in answer_batches(examples, self.size, receive):
+            self.measures.batch_sizes.observe(len(places))
+
+    def _finish(self, future: "asyncio.Future[Answer]", answer: Answer) -> None:
+        self._count(-1)
+        if not future.done():  # its request was cancelled
+            future.set_result(answer)
+
+    def _count(self, change: int) -> None:
+        self.pending += change
+        self.measures.queue.set(self.pending)

@@ -1,0 +1,339 @@
+"""A server answers as job=predict does, whatever shares a batch, and refuses anything else with one sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import commands
+from helpers.asgi import JSON, Reply, running
+
+from peftkit.config import UserError
+from peftkit.config.sections import Serve
+from peftkit.data.miniglue import miniglue
+from peftkit.pipeline.serving import answers
+from peftkit.pipeline.serving.app import Service
+from peftkit.pipeline.serving.runs import ServedRun, load_runs
+from peftkit.pipeline.serving.server import open_socket, serve_until_stopped
+
+COLUMNS = {"sst2": ["sentence"], "stsb": ["sentence1", "sentence2"]}
+SETTINGS = Serve("127.0.0.1", 0, 0.003, 400, 8, 20_000, 16, 0.5)
+PAGE = Path(answers.__file__).parent / "page"
+
+
+@pytest.fixture(scope="module")
+def trained(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return the folder of a run, trained once a module: trained("bert", "lora", "task=sst2")."""
+    out, done = tmp_path_factory.mktemp("runs"), {}
+
+    def find(model: str, method: str, *overrides: str) -> Path:
+        key = (model, method, *overrides)
+        if key not in done:
+            (done[key],) = commands.finetune(
+                f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=offline", f"out={out}",
+                f"method={method}", "task.max_train_samples=24", "task.max_eval_samples=8", "train.num_train_epochs=1",
+                "train.per_device_train_batch_size=8", "train.disable_tqdm=true", *overrides,
+            )  # fmt: skip
+        return done[key]
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def runs(trained: Callable[..., Path]) -> dict[str, ServedRun]:
+    return load(*(trained("bert", "lora", f"task={task}") for task in COLUMNS))
+
+
+def load(*folders: Path, more: tuple[str, ...] = ()) -> dict[str, ServedRun]:
+    named = f"run={folders[0]}" if len(folders) == 1 else f"runs=[{','.join(map(str, folders))}]"
+    return load_runs(commands.choose(["job=serve", "source=offline", named, *more])[0])
+
+
+def service(runs: dict[str, ServedRun], **settings: Any) -> Service:
+    return Service(runs, replace(SETTINGS, **settings), 8)
+
+
+def ask(served: Service, *bodies: Any) -> list[Reply]:
+    """Return the replies to bodies that are sent at once."""
+
+    async def send() -> list[Reply]:
+        async with running(served.application()) as client:
+            return list(await asyncio.gather(*map(client.post, bodies)))
+
+    return asyncio.run(send())
+
+
+def predicted(folder: Path, examples: list[dict[str, Any]], scratch: Path, *more: str) -> list[dict[str, Any]]:
+    (scratch / "in.jsonl").write_text("".join(json.dumps(each) + "\n" for each in examples))
+    commands.predict(folder, scratch / "in.jsonl", f"output={scratch}/out.jsonl", "train.bf16=false", *more)
+    return [json.loads(line) for line in (scratch / "out.jsonl").read_text().splitlines()]
+
+
+def agree(answer: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Check an answer against a line of job=predict."""
+    for name in ("prediction", "suggestion"):
+        if isinstance(expected.get(name), float):
+            assert answer[name] == pytest.approx(expected[name], abs=1e-4)
+        else:
+            assert answer.get(name) == expected.get(name)
+    if expected.get("scores") is None:
+        assert answer["scores"] is None
+        return
+    assert flat(answer["scores"]) == pytest.approx(flat(expected["scores"]), abs=1e-4)
+    if "confidence" in expected:
+        assert answer["confidence"] == pytest.approx(expected["confidence"], abs=1e-4)
+        shares = {name.removeprefix("probability_"): each for name, each in expected.items() if "probability_" in name}
+        assert answer["probabilities"] == pytest.approx(shares, abs=1e-4)
+
+
+def flat(scores: Any) -> list[float]:
+    return [number for each in scores for number in flat(each)] if isinstance(scores, list) else [scores or 0.0]
+
+
+def test_concurrent_requests_to_two_runs_share_batches_and_get_the_answers_of_job_predict(
+    runs: dict[str, ServedRun], trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    bodies, expected = [], []
+    for task, columns in COLUMNS.items():
+        examples = [{name: row[name] for name in columns} for row in miniglue(task)["validation"][:4]]
+        if task == "sst2":
+            examples += [{"sentence": "the film " * 40}, {"sentence": " "}]
+        expected += predicted(trained("bert", "lora", f"task={task}"), examples, tmp_path)
+        bodies += [{"run": task, "examples": [each]} for each in examples]
+    served = service(runs)
+    for reply, line in zip(ask(served, *bodies), expected, strict=True):
+        assert reply.status == 200
+        (answer,) = reply.json["predictions"]
+        agree(answer, line)
+        assert answer["truncated"] == (line.get("sentence", "").count("film ") == 40)
+    metrics = served.measures.text().decode()
+    assert 'peftkit_requests_total{status="200"} 10.0' in metrics and "peftkit_queue 0.0" in metrics
+    # 9 of them have a text; of batches of up to 8, one has examples of both runs
+    assert "peftkit_batch_examples_sum 9.0" in metrics and "peftkit_batch_examples_count 9.0" not in metrics
+
+
+SST2 = {"run": "sst2", "examples": [{"sentence": "fine"}]}
+HOSTILE: list[tuple[Any, int, str]] = [
+    (b"", 400, "the body is not JSON"),
+    (b"{", 400, "the body is not JSON"),
+    (b"[]", 400, "the body is not an object"),
+    (b"[" * 9000, 400, "nested too deeply"),
+    (b'{"examples": ' + b"[" * 5000 + b"]" * 5000 + b"}", 400, "nested too deeply"),
+    (b'{"run": "sst2", "examples": [{"sentence": "\xff"}]}', 400, "not UTF-8 at byte 43"),
+    (b'{"run": "sst2", "examples": [{"sentence": NaN}]}', 400, "JSON has no NaN"),
+    (b'{"run": "sst2", "examples": [{"sentence": 1e999}]}', 400, "a number with a fraction, not a text"),
+    (b'{"run": "sst2", "examples": [{"sentence": ' + b"9" * 5000 + b"}]}", 400, "not JSON"),
+    (b'{"run": "sst2", "run": "stsb", "examples": []}', 400, "an object has run twice"),
+    (b'{"run": "sst2", "examples": [{"sentence": "a", "sentence": "b"}]}', 400, "an object has sentence twice"),
+    (rb'{"run": "sst2", "examples": [{"sentence": "\ud800"}]}', 400, "a surrogate without its pair"),
+    (b" " * 20_001, 413, "more than 20000 bytes"),
+    ({"examples": [{"sentence": "a"}]}, 400, "run is missing; the runs are sst2, stsb"),
+    ({**SST2, "run": ["sst2"]}, 400, "run: a list of texts, not the name of a run"),
+    ({**SST2, "run": "sst3"}, 404, "unknown run sst3; did you mean sst2?"),
+    ({**SST2, "texts": []}, 400, "unknown field texts"),
+    ({**SST2, "examples": {}}, 400, "examples is not a list"),
+    ({**SST2, "examples": []}, 400, "examples is not a list"),
+    ({**SST2, "examples": ["a film"]}, 400, r"examples[0]: a text, not an object with sentence"),
+    ({**SST2, "examples": [{}]}, 400, "examples[0] lacks sentence"),
+    ({**SST2, "examples": [{"sentence": "a", "label": 1}]}, 400, "label is unknown; run sst2 reads sentence"),
+    ({**SST2, "examples": [{"sentence": None}]}, 400, "not a text"),
+    ({**SST2, "examples": [{"sentence": 5}]}, 400, "examples[0].sentence: a whole number, not a text"),
+    ({**SST2, "examples": [{"sentence": True}]}, 400, "true or false, not a text"),
+    ({**SST2, "examples": [{"sentence": ["a"]}]}, 400, "a list of texts, not a text"),
+    ({**SST2, "examples": [{"sentence": {"a": 1}}]}, 400, "an object with the fields a, not a text"),
+    ({**SST2, "examples": [{"sentence": "x" * 500}]}, 413, "examples[0] has more than 400 characters"),
+    ({**SST2, "examples": [{"sentence": "x"}] * 9}, 413, "9 examples are more than 8"),
+]
+
+
+def test_hostile_requests_are_refused_with_one_sentence(runs: dict[str, ServedRun]) -> None:
+    served = service(runs)
+    *replies, last = ask(served, *(body for body, _, _ in HOSTILE), SST2)
+    for reply, (body, status, message) in zip(replies, HOSTILE, strict=True):
+        assert (reply.status, "\n" in reply.json["error"]) == (status, False), (body, reply.body)
+        assert message in reply.json["error"], body
+        assert len(reply.json["error"]) < 400 and reply.headers["content-type"] == "application/json"
+    assert last.status == 200
+
+
+def test_other_requests_are_refused_too(runs: dict[str, ServedRun]) -> None:
+    async def send() -> None:
+        served = service(runs, timeout=0.1)
+        async with running(served.application()) as client:
+            body = json.dumps(SST2).encode()
+            slow = await client.send("POST", "/predict", [body[:5], body[5:]], JSON, pause=0.09)
+            chunked = await client.send("POST", "/predict", [b" " * 9000] * 4, JSON)
+            huge = await client.post(b"", {"content-length": "9" * 30})
+            form = await client.post(body, {"content-type": "application/x-www-form-urlencoded"})
+            rebound = await client.post(body, {"host": "elsewhere.example"})
+            assert [each.status for each in (slow, chunked, huge, form, rebound)] == [408, 413, 413, 415, 403]
+            assert all(len(each.json) == 1 and "\n" not in each.json["error"] for each in (slow, huge, form, rebound))
+            assert [(await client.get(path)).status for path in ("/predict", "/x", "/../x")] == [405, 404, 404]
+            assert [(await client.get("/health", {"host": host})).status for host in ("[::1]:8000", "")] == [200, 403]
+
+    asyncio.run(send())
+
+
+def test_a_full_queue_refuses_with_a_time_to_retry_and_the_rest_is_answered(runs: dict[str, ServedRun]) -> None:
+    replies = ask(service(runs), *[{**SST2, "examples": SST2["examples"] * 6}] * 4)
+    assert sorted(each.status for each in replies) == [200, 200, 429, 429]
+    refused = next(each for each in replies if each.status == 429)
+    assert refused.headers["retry-after"] == "1" and "12 of 16 examples wait" in refused.json["error"]
+
+
+def test_an_example_that_fails_does_not_fail_those_of_its_batch(
+    runs: dict[str, ServedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = answers._encode
+
+    def failing(run: ServedRun, examples: Any) -> Any:
+        if any("bad" in example.cells[0] for example in examples):
+            raise UserError("it is bad") if len(examples) == 1 else RuntimeError("a batch with it")
+        return encode(run, examples)
+
+    monkeypatch.setattr(answers, "_encode", failing)
+    good, bad = ask(service(runs), SST2, {**SST2, "examples": [{"sentence": "bad"}]})
+    assert (good.status, bad.status, bad.json["error"]) == (200, 400, "examples[0]: it is bad")
+
+
+def test_a_script_in_a_text_stays_text(runs: dict[str, ServedRun]) -> None:
+    script = "<script>alert(1)</script>"
+    answered, refused = ask(service(runs), {**SST2, "examples": [{"sentence": script}]}, {**SST2, "run": script})
+    assert answered.status == 200 and refused.status == 404
+    for reply in (answered, refused):
+        assert reply.headers["content-type"] == "application/json"
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert reply.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_never_sets_markup(runs: dict[str, ServedRun]) -> None:
+    async def read() -> list[Reply]:
+        async with running(service(runs).application()) as client:
+            return [await client.get(path) for path in ("/", "/page.css", "/page.js")]
+
+    page, style, script = (each.body.decode() for each in asyncio.run(read()))
+    assert "http" not in (page + script).replace("http-equiv", "") and "url(" not in style
+    assert not [
+        word for word in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(") if word in script
+    ]
+    assert "label.htmlFor" in script and 'type="submit"' in page and 'aria-live="polite"' in page
+
+
+def test_runs_are_listed_with_what_a_client_needs(runs: dict[str, ServedRun]) -> None:
+    async def read() -> Any:
+        async with running(service(runs).application()) as client:
+            return (await client.get("/runs")).json
+
+    found = asyncio.run(read())
+    assert [(run["name"], run["columns"], run["kind"]) for run in found["runs"]] == [
+        ("sst2", ["sentence"], "classification"), ("stsb", ["sentence1", "sentence2"], "regression"),
+    ]  # fmt: skip
+    assert found["limits"] == {"max_characters": 400, "max_examples": 8}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_server_answer_what_it_took_and_refuse_the_rest(
+    runs: dict[str, ServedRun], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    compute, reached = answers.answer_batch, threading.Event()
+
+    def slow(examples: Any) -> Any:
+        reached.set()
+        time.sleep(0.5)
+        return compute(examples)
+
+    monkeypatch.setattr(answers, "answer_batch", slow)
+    served, found = service(runs, timeout=5), {}
+    opened = open_socket(served.settings)
+    port = opened.getsockname()[1]
+
+    def post(name: str, connection: http.client.HTTPConnection | None = None) -> None:
+        connection = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("POST", "/predict", json.dumps(SST2), {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        found[name] = reply.status, json.loads(reply.read())
+
+    def clients() -> None:
+        wait_for(port)
+        taken = threading.Thread(target=post, args=("taken",))
+        taken.start()
+        reached.wait(20)
+        os.kill(os.getpid(), number)
+        time.sleep(0.05)
+        post("late")
+        taken.join()
+
+    thread = threading.Thread(target=clients)
+    thread.start()
+    assert serve_until_stopped(served, opened) == number
+    thread.join()
+    assert found["taken"][0] == 200 and len(found["taken"][1]["predictions"]) == 1
+    assert found["late"] == (503, {"error": "the server is stopping"})
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
+
+
+def wait_for(port: int) -> None:
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+
+
+def test_connections_without_a_request_are_closed(runs: dict[str, ServedRun]) -> None:
+    served = service(runs, timeout=1)
+    opened, seconds = open_socket(served.settings), []
+
+    def idle() -> None:
+        port = opened.getsockname()[1]
+        wait_for(port)
+        started = time.monotonic()
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: local")
+            seconds.append((connection.recv(1), time.monotonic() - started))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=idle)
+    thread.start()
+    serve_until_stopped(served, opened)
+    thread.join()
+    assert seconds[0][0] == b"" and seconds[0][1] < 10
+
+
+def test_an_address_that_cannot_be_opened_is_refused_with_another_one() -> None:
+    with open_socket(SETTINGS) as opened:
+        opened.listen()
+        port = opened.getsockname()[1]
+        with pytest.raises(UserError, match=f"127.0.0.1 port {port} cannot be opened .*; use serve.port={port + 1}"):
+            open_socket(replace(SETTINGS, port=port))
+    with pytest.raises(UserError, match=r"serve.host=203.0.113.9 .*|203.0.113.9 port"):
+        open_socket(replace(SETTINGS, host="203.0.113.9"))
+
+
+def test_what_cannot_be_served_is_refused_before_anything_loads(trained: Callable[..., Path]) -> None:
+    folder = trained("bert", "lora", "task=stsb")
+    for overrides, message in (
+        ([], "job=serve needs a run folder"),
+        (["serve.port=70000", "serve.prt=1"], "serve.port"),
+        ([f"run={folder}", f"runs=[{folder}]"], "run= is a single run"),
+        ([f"runs=[{folder},{folder}]"], "names a folder twice"),
+        ([f"run={folder}", "serve.max_examples=500"], "serve.max_queue=256 is less than"),
+        ([f"run={folder}", "predict.abstain=0.8"], "predict.abstain is for classification"),
+    ):
+        assert message in " ".join(commands.check(["job=serve", *overrides])), overrides
+    assert "serve.port= is not for job=predict" in " ".join(
+        commands.check(["job=predict", f"run={folder}", "input=x", "serve.port=1"])
+    )
