@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peftkit.config.run import ADDED_LATER
+from peftkit.config.later_keys import ADDED_LATER
 
 PREFIX = "multi-"  # of the name of such a run in paths
 SUITE = "multi"  # of tasks of several suites

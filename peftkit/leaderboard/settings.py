@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from peftkit.config import NON_RESULT_KEYS
-from peftkit.config.run import ADDED_LATER
+from peftkit.config.later_keys import ADDED_LATER
 from peftkit.config.sections import OBJECTIVE_KEYS
 from peftkit.config.suggestions import RENAMED
 from peftkit.config.task import TaskConfig

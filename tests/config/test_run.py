@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 from peftkit import paths
 from peftkit.config import JOBS, SECTIONS, RunConfig, UserError
-from peftkit.config.run import ADDED_LATER, PROVENANCE, with_later_keys
+from peftkit.config.later_keys import ADDED_LATER, with_later_keys
+from peftkit.config.run import PROVENANCE
 from peftkit.config.suggestions import key_names
 from peftkit.leaderboard.settings import flatten
 from peftkit.results.run_folder import run_id

@@ -8,8 +8,9 @@ from peftkit.config.checks.values import value_errors
 from peftkit.config.errors import UserError, refusal
 from peftkit.config.json_files import read_json, safetensors_error
 from peftkit.config.kinds import kind_of
+from peftkit.config.later_keys import with_later_keys
 from peftkit.config.record_schema import check_record, check_size
-from peftkit.config.run import RunConfig, is_prompted, with_later_keys
+from peftkit.config.run import RunConfig, is_prompted
 from peftkit.config.shipped_files import WEIGHTS, damaged_file, recorded_files
 from peftkit.config.source import ADAPTER_FILE
 from peftkit.paths import exists, is_file, is_folder, safe_name, walk

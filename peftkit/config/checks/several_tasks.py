@@ -8,8 +8,9 @@ from peftkit.config.checks.start import start_errors
 from peftkit.config.console import number_of_processes
 from peftkit.config.errors import refusal
 from peftkit.config.jobs import JOBS
+from peftkit.config.later_keys import ADDED_LATER
 from peftkit.config.quoting import as_override
-from peftkit.config.run import ADDED_LATER, RunConfig
+from peftkit.config.run import RunConfig
 from peftkit.config.suggestions import nearest, renamed_key
 
 KINDS_TOGETHER = (

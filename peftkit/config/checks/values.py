@@ -11,7 +11,8 @@ from peftkit.config.export_formats import EXPORT_FORMATS
 from peftkit.config.families import FAMILIES
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import KINDS
-from peftkit.config.run import ADDED_LATER, MULTITASK_CHOICES, PROVENANCE, SECTIONS, RunConfig
+from peftkit.config.later_keys import ADDED_LATER
+from peftkit.config.run import MULTITASK_CHOICES, PROVENANCE, SECTIONS, RunConfig
 from peftkit.config.sections import LORA_METHODS, OBJECTIVE_KEYS
 from peftkit.config.signatures import annotation
 from peftkit.config.suggestions import RENAMED, nearest, section_error, takes_list, unknown_key, with_hint
