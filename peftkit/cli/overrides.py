@@ -33,6 +33,7 @@ UPSTREAM_SECTIONS = (
     "method.quantization.",
     "search.config.",
     "task.splits.",
+    "task.generation",
     "generate.request.",
     "generate.quantization.",
 )

@@ -1,12 +1,18 @@
 """Undocumented parts of transformers and bitsandbytes: attention functions, tied weights, packed weights."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -19,6 +25,7 @@ __all__ = [
     "compute_in_fp32",
     "dequantized",
     "eager_attention",
+    "generation_values",
     "is_quantized",
     "keep_untied",
     "disable_weight_packing",
@@ -35,6 +42,15 @@ __all__ = [
 def auto_model_class(auto: Any, config: PretrainedConfig) -> Any:
     """Return the class of the model that an Auto class loads for a config."""
     return auto._model_mapping[type(config)]
+
+
+def generation_values(model: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of all generation settings by name: the given ones, the checkpoint's, else the defaults.
+
+    Without a setting, nothing is sampled.
+    """
+    own = {name: value for name, value in model.generation_config.to_dict().items() if value is not None}
+    return {**GenerationConfig._get_default_generation_params(), **own, "do_sample": False, **settings}
 
 
 def register_sdpa_attention(name: str, attention: Callable[..., Any]) -> None:

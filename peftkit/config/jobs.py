@@ -87,7 +87,7 @@ _JOBS = (
         "predict",
         "predict for a file or one text: run=DIR input=FILE",
         "peftkit.jobs.predict:predict",
-        reads=("train.per_device_eval_batch_size", "train.bf16"),
+        reads=("train.per_device_eval_batch_size", "train.bf16", "task.generation", "seed"),
         keys=("predict",),
         run="required",
         runs="optional",

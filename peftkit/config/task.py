@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from peftkit.config.label_names import label_name
 
+TARGET_LENGTH = 64  # where task.max_target_length is not set
+
 
 @dataclass
 class TaskConfig:
@@ -54,6 +56,17 @@ class TaskConfig:
     id: str | None = None
     domain: str | None = None
     shift: list[str] | None = None
+    generation: dict | None = None
+
+    @property
+    def target_length(self) -> int:
+        """The maximum number of tokens of a label that is a text."""
+        return self.max_target_length or TARGET_LENGTH
+
+    @property
+    def answer_length(self) -> int:
+        """The maximum number of tokens of a generated text."""
+        return (self.generation or {}).get("max_new_tokens") or self.target_length
 
     def __post_init__(self) -> None:
         if isinstance(self.class_weights, dict):  # numbers and texts could not be sorted; true may be meant as yes

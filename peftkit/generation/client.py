@@ -1,6 +1,5 @@
 """The client of a generator: numbers and journals requests, counts tokens and cost, and enforces the budget."""
 
-import hashlib
 import json
 import os
 import random
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config import Generate, Refusal, UserError
+from peftkit.config.decoding import derive_seed
 from peftkit.generation.generators import GenerationPrompt, Generator, Reply, Request
 
 REPLY_LIMITS = ("max_tokens", "max_completion_tokens")  # fields of generate.request that override peftkit's limit
@@ -163,8 +163,3 @@ def describe_costs(costs: Mapping[str, Any]) -> str:
     return (
         f"{costs['requests']:,} requests, {costs['tokens_in']:,} tokens read, {costs['tokens_out']:,} generated{money}"
     )
-
-
-def derive_seed(seed: int, name: object) -> int:
-    """Return a seed of 31 bits for one request, or for one random stream."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:4], "big") >> 1

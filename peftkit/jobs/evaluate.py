@@ -16,10 +16,11 @@ from peftkit.data.datasets import load_task_dataset
 from peftkit.paths import safe_name
 from peftkit.pipeline.artifacts import (
     base_source,
-    load_bundle,
-    run_format,
+    load_with,
     run_tokenizer_source,
+    typed_keys,
     with_eval_settings,
+    with_settings,
 )
 from peftkit.pipeline.calibration import compare_scores, scale_probabilities, score_file
 from peftkit.pipeline.domain_scores import domain_record, log_domains
@@ -79,8 +80,7 @@ def evaluate_run(config: RunConfig) -> Evaluation:
     chosen = with_eval_settings(config, replace(run.config, task=task))
     warn_substitutions(run.source, data.source)
     reference = score_reference(chosen, base_source(run), data.splits, run_tokenizer_source(run))
-    bundle = load_bundle(run)
-    bundle.format = run_format(run, chosen, bundle.tokenizer)
+    bundle = load_with(run, chosen)
     source = data.source
     name = data_name(task, source, run)
     file, record = run.folder / f"predictions-{name}.parquet", run.folder / f"evaluation-{name}.json"
@@ -101,18 +101,26 @@ def evaluate_run(config: RunConfig) -> Evaluation:
 
 
 def data_name(task: TaskConfig, source: Source, run: RunResult) -> str:
-    """Return the name of a task in files of a run; of other data with the data's name and the start of its revision."""
+    """Return the name of a task in files of a run.
+
+    Of other data it has the data's name and the start of its revision, and of other generation settings these.
+    """
     is_other = source.revision != run.record["audit"]["sources"]["data"]["revision"]
+    parts, generation = [safe_name(task.name)], task.generation or {}
     if is_other and (task.suite == "own" or task.name == run.config.task.name):
-        return safe_name(f"{safe_name(task.name)}-{Path(source.name).stem}-{str(source.revision)[:8]}")
-    return safe_name(task.name)
+        parts += [Path(source.name).stem, str(source.revision)[:8]]
+    if generation != (run.config.task.generation or {}):
+        parts += [f"{name}-{value}" for name, value in sorted(generation.items())] or ["greedy"]
+    return safe_name("-".join(parts))
 
 
 def typed_task(
     chosen: TaskConfig, trained: TaskConfig, names: list[Any] | None, overrides: Sequence[str]
 ) -> TaskConfig:
     """Return the task that the overrides choose, or the run's own with the keys that they set."""
-    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
-    own = {key.split(".")[1] for key in keys if key.startswith("task.")}
-    task = chosen if "task" in keys else replace(trained, **{key: getattr(chosen, key) for key in own})
+    keys = typed_keys(overrides)
+    own = {key.split(".")[1]: getattr(chosen, key.split(".")[1]) for key in keys if key.startswith("task.")}
+    if "generation" in own:
+        own["generation"] = with_settings(trained.generation, chosen.generation)
+    task = chosen if "task" in keys else replace(trained, **own)
     return replace(task, labels=names) if task.labels is None and kind_of(task).has_label_names else task

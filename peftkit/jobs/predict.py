@@ -18,13 +18,16 @@ from peftkit.data.tables import read_file
 from peftkit.pipeline.artifacts import (
     base_source,
     load_bundle,
+    load_with,
     run_tokenizer_source,
     with_eval_settings,
+    with_generation,
 )
 from peftkit.pipeline.confidence import choose_threshold, log_coverage, new_columns, with_confidence
 from peftkit.pipeline.evaluate import (
     RowPrediction,
     check_reserved_columns,
+    decoding_of,
     describe_labels,
     described,
     predict_encoded,
@@ -85,7 +88,7 @@ def predict_table(config: RunConfig, table: Dataset, name: str) -> tuple[Dataset
         UserError: columns are missing, or the table has columns of the new names.
     """
     run = RunResult.finished(config.run)
-    trained = with_eval_settings(config, run.config)
+    trained = with_generation(config, with_eval_settings(config, run.config))
     task, is_preference = trained.task, trained.task.kind == "preferences"
     rows, columns = prepare_table(replace(task, id=None), table, name), text_columns(task)
     read = zip(input_columns(task), columns, strict=False)
@@ -114,7 +117,7 @@ def _predictions(run: RunResult, trained: RunConfig, table: Dataset, name: str) 
         examples = unlabeled_examples(trained.task, table, range(len(table)), name)
         texts = zip(*(examples[column] for column in text_columns(trained.task)), strict=True)
         empty = [row for row, each in enumerate(texts) if not all(each)]
-    bundle = load_bundle(run)
+    bundle = load_with(run, trained)
     encoded, without_text = bundle.format.encode(examples), set(empty)
     found, _ = predict_encoded(bundle, predictor(trained, bundle), encoded)
     if encoded.truncated:
@@ -145,17 +148,15 @@ def _margins(run: RunResult, trained: RunConfig, table: Dataset, name: str) -> R
 
 
 def _generated(run: RunResult, trained: RunConfig, table: Dataset, name: str) -> RowPredictions:
-    """Return the text that the model generates after each prompt, by greedy decoding."""
+    """Return the text that the model generates after each prompt."""
     prompts = {row: prompt for row, prompt in enumerate(parse_texts(trained.task, table, name)[0]) if prompt}
     if not prompts:
         return {}
-    bundle = load_bundle(run)
+    bundle = load_with(run, trained)
     assert isinstance(bundle.format, PreferenceFormat)
-    ids, tokenizer = bundle.format.prompts([*prompts.values()]), bundle.tokenizer
-    generated, _ = training.generate_greedily(
-        predictor(trained, bundle), ids, tokenizer.pad_token_id, bundle.format.max_answer_tokens, tokenizer.eos_token_id
-    )
-    texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+    ids, decoding = bundle.format.prompts([*prompts.values()]), decoding_of(bundle, trained.seed)
+    generated, _ = training.generate_answers(predictor(trained, bundle), ids, decoding)
+    texts = bundle.tokenizer.batch_decode(generated, skip_special_tokens=True)
     return {row: (text.strip(), None) for row, text in zip(prompts, texts, strict=True)}
 
 

@@ -1,7 +1,7 @@
 """Models of finished runs: their base, which may be the model of another run, and their trained weights."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +93,13 @@ def load_bundle(run: RunResult, quantized: bool = True) -> TrainingBundle:
     run.check_files(*WEIGHTS)
     with _named_errors(run.folder):
         return _load_bundle(run, quantized)
+
+
+def load_with(run: RunResult, config: RunConfig) -> TrainingBundle:
+    """Load the model of a run with the format of another config, such as one with other generation settings."""
+    bundle = load_bundle(run)
+    bundle.format = run_format(run, config, bundle.tokenizer)
+    return bundle
 
 
 @contextmanager
@@ -191,3 +198,24 @@ def with_eval_settings(config: RunConfig, trained: RunConfig) -> RunConfig:
     chosen = {name: config.train[name] for name in EVAL_SETTINGS if name in config.train}
     precision = {"fp16": False} if "bf16" in chosen else {}
     return replace(trained, train={**trained.train, **precision, **chosen})
+
+
+def with_generation(config: RunConfig, trained: RunConfig) -> RunConfig:
+    """Return the config of the trained run with the generation settings of this command over its own, and its seed.
+
+    The seed is that of the run, if this command sets none.
+    """
+    settings = with_settings(trained.task.generation, config.task.generation)
+    seed = config.seed if "seed" in typed_keys(config.overrides) else trained.seed
+    return replace(trained, seed=seed, task=replace(trained.task, generation=settings))
+
+
+def with_settings(settings: dict[str, Any] | None, others: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return generation settings with others over them, of which None removes one."""
+    found = {name: value for name, value in {**(settings or {}), **(others or {})}.items() if value is not None}
+    return found or None
+
+
+def typed_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the keys of overrides."""
+    return [override.lstrip("+").partition("=")[0] for override in overrides]

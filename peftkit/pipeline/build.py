@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted, kind_of, refusal, refuse
 from peftkit.config.console import log
+from peftkit.config.decoding import MAX_NEW_TOKENS
 from peftkit.config.kinds import SEQ2SEQ
 from peftkit.config.own_code import instantiate
 from peftkit.config.progress import stage
@@ -148,8 +149,7 @@ def head_kind(config: RunConfig) -> str:
 
 def text_length(task_format: Format) -> int:
     """Return the number of tokens of a text that a model reads, besides those that a decoder generates."""
-    answer = task_format.max_new_tokens if task_format.is_decoder else None
-    return task_format.tokenizer.model_max_length - (answer or 0)
+    return task_format.tokenizer.model_max_length - task_format.reserved
 
 
 def warn_unknown_tokens(task_format: Format, source: Source, splits: dict[str, Encoded]) -> dict[str, float]:
@@ -186,13 +186,14 @@ def _log_max_length(config: RunConfig, task_format: Format, source: Source) -> N
 def _check_target_length(task_format: Format, source: Source) -> None:
     """Refuse answers that are longer than the positions of a decoder with an encoder."""
     length = task_format.max_new_tokens
+    key = "task.max_target_length" if length == task_format.task.target_length else MAX_NEW_TOKENS
     positions = decoder_positions(source) if length and task_format.architecture == SEQ2SEQ else None
     refuse(
         (
             positions is not None and length is not None and length > positions,
             refusal(
-                f"task.max_target_length={length}: {source.name} generates {positions} tokens at most",
-                f"task.max_target_length={positions}",
+                f"{key}={length}: {source.name} generates {positions} tokens at most",
+                f"{key}={positions}",
                 verb="set",
             ),
         )

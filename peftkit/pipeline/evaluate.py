@@ -110,12 +110,10 @@ def decode_scores(
 ) -> tuple[Predictions, float]:
     """Return the predictions of encoded examples from their scores, and the seconds in which texts were generated."""
     rows = bundle.format.unpad(scores, encoded)
-    if (length := bundle.format.max_new_tokens) is None:
+    if bundle.format.max_new_tokens is None:
         return bundle.format.decode(rows, encoded), 0.0
     tokenizer, prompts = bundle.tokenizer, [prompt for _, prompt in encoded.positions]
-    generated, seconds = training.generate_greedily(
-        trainer, prompts, tokenizer.pad_token_id, length, tokenizer.eos_token_id
-    )
+    generated, seconds = training.generate_answers(trainer, prompts, decoding_of(bundle, trainer.args.seed))
     texts = [text.lstrip() for text in tokenizer.batch_decode(generated, skip_special_tokens=True)]
     stop = bundle.format.stop_text if bundle.format.shots else ""
     has_ended = [
@@ -131,6 +129,13 @@ def described(task_format: Format, found: Predictions) -> list[RowPrediction]:
         (task_format.describe(prediction), scores.astype(float).tolist() or None)
         for prediction, scores in zip(found.predictions, found.scores, strict=True)
     ]
+
+
+def decoding_of(bundle: TrainingBundle, seed: int) -> training.Decoding:
+    """Return how the texts of a task are generated."""
+    tokenizer, task = bundle.tokenizer, bundle.format.task
+    settings = task.generation or {}
+    return training.Decoding(task.answer_length, tokenizer.pad_token_id, tokenizer.eos_token_id, settings, seed)
 
 
 def scores_and_features(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:

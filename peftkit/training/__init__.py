@@ -1,6 +1,7 @@
 """Training: HF's Trainer and TRL's, losses, callbacks, scores of a model's outputs, and costs."""
 
 from peftkit.compat.trainer import reset_preparation
+from peftkit.training.answers import Decoding, generate_answers, generate_batch
 from peftkit.training.arguments import own_trackers, precision_of, training_arguments
 from peftkit.training.callbacks import SparseCheckpointsCallback
 from peftkit.training.domains import DomainAdversarialLoss, DomainLoss, GroupDROLoss
@@ -10,7 +11,6 @@ from peftkit.training.loop import (
     batch_scores,
     fast_steps,
     fit,
-    generate_greedily,
     mixed_batch_logits,
     peak_memory,
     predict_scores,
@@ -35,6 +35,7 @@ __all__ = [
     "TEACHER_COLUMN",
     "ContrastiveLoss",
     "CountedLoss",
+    "Decoding",
     "Distillation",
     "DomainAdversarialLoss",
     "DomainLoss",
@@ -53,7 +54,8 @@ __all__ = [
     "dpo_trainer",
     "fast_steps",
     "fit",
-    "generate_greedily",
+    "generate_answers",
+    "generate_batch",
     "mixed_batch_logits",
     "model_loss",
     "peak_memory",

@@ -1,4 +1,4 @@
-"""Training, scoring and generation with a trainer, with their seconds and peak memory."""
+"""Training and scoring with a trainer, with their seconds and peak memory."""
 
 import ctypes
 import gc
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, extract_model_from_parallel
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import Trainer
 
@@ -21,7 +20,7 @@ from peftkit.compat.dropout import fast_masks
 from peftkit.compat.lora import fused_lora
 from peftkit.compat.peft import lora_without_casts
 from peftkit.config import UserError
-from peftkit.config.progress import counted, stage
+from peftkit.config.progress import stage
 from peftkit.config.signals import deferred
 from peftkit.models.frozen_weights import frozen_in
 from peftkit.training.callbacks import CheckpointedCallback, ProgressCallback, load_states
@@ -209,35 +208,6 @@ def predict_scores(
     restored = np.empty_like(scores)
     restored[order] = scores
     return ModelScores(restored, seconds, peak())
-
-
-def generate_greedily(
-    trainer: Trainer, prompts: list[list[int]], pad: int, max_new_tokens: int, end: int | None
-) -> tuple[list[list[int]], float]:
-    """Return the token ids that the model generates greedily after each prompt, and the seconds it took.
-
-    A decoder's prompts are padded on the left, so that the new tokens follow the prompt.
-    """
-    model = extract_model_from_parallel(trainer.model).eval()
-    is_decoder, size = not model.config.is_encoder_decoder, trainer.args.eval_batch_size
-    order = np.argsort([-len(prompt) for prompt in prompts], kind="stable")
-    generated: dict[int, list[int]] = {}
-    started = time.perf_counter()
-    for first in counted("generating", range(0, len(order), size), "batch"):
-        batch = order[first : first + size]
-        sequences = [torch.tensor(prompts[number], dtype=torch.long) for number in batch]
-        ids, mask = (
-            pad_sequence(each, batch_first=True, padding_value=value, padding_side="left" if is_decoder else "right")
-            for each, value in ((sequences, pad), ([torch.ones_like(each) for each in sequences], 0))
-        )
-        with torch.no_grad(), trainer.compute_loss_context_manager():
-            out = model.generate(
-                input_ids=ids.to(trainer.args.device), attention_mask=mask.to(trainer.args.device),
-                max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad, eos_token_id=end,
-            )  # fmt: skip
-        new_tokens = out[:, ids.shape[1] if is_decoder else 1 :].tolist()
-        generated |= dict(zip(batch.tolist(), new_tokens, strict=True))
-    return [generated[number] for number in range(len(prompts))], time.perf_counter() - started
 
 
 def batch_scores(trainer: ScoringTrainer, inputs: Any) -> np.ndarray:

@@ -14,8 +14,9 @@ from helpers.scripted import fill, written
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from peftkit.generation.generators import TRUNCATED, GenerationPrompt, Reply, Request, shared_prefix
-from peftkit.generation.generators.local import LocalGenerator, _GumbelNoise
+from peftkit.generation.generators.local import LocalGenerator
 from peftkit.generation.self_instruct import self_instruct
+from peftkit.models.sampling import GumbelNoise
 
 SAMPLED = GenerationPrompt(
     "A list.", ("Task 1: the actor left.",), "Task 2:", ("Task 3:",), 12, temperature=1.0, top_p=0.9
@@ -51,7 +52,7 @@ def test_replies_do_not_depend_on_the_batch(checkpoints: dict[str, Path], model:
 def test_samples_follow_the_softmax() -> None:
     shares = [0.6, 0.3, 0.1]
     scores = torch.tensor([[math.log(share) for share in shares]]).repeat(4000, 1)
-    drawn = Counter(_GumbelNoise(range(4000))(torch.empty(0), scores).argmax(1).tolist())  # type: ignore[arg-type]
+    drawn = Counter(GumbelNoise(range(4000))(torch.empty(0), scores).argmax(1).tolist())  # type: ignore[arg-type]
     for token, share in enumerate(shares):
         assert abs(drawn[token] / 4000 - share) < 0.03  # four standard errors
 

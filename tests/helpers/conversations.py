@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
+from helpers import commands
 from peftkit.config import TaskConfig
 from peftkit.data.columns import prepare_table
 from peftkit.data.conversations import ConversationReader
@@ -31,3 +34,16 @@ def table(*rows: dict[str, Any]) -> Dataset:
 def conversation_examples(task: TaskConfig, rows: Dataset) -> tuple[Dataset, int]:
     """Return the examples of a table, and how many were dropped."""
     return ConversationReader(task).read(prepare_table(task, rows, "rows.jsonl"), None, "train")
+
+
+def instruction_run(folder: Path, checkpoint: Path, *overrides: str) -> Path:
+    """Return the folder of a run of an untrained tiny model, tuned on a few conversations."""
+    rows = [{"messages": turns(f"Name film {number}.", f"It is film {number}, a great film.")} for number in range(8)]
+    file = folder / "talks.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (found,) = commands.finetune(
+        f"model={checkpoint.name}", f"model.checkpoint={checkpoint}", "task=instructions", f"task.dataset={file}",
+        "source=offline", f"out={folder}", "task.max_length=48", "task.max_target_length=16", "train.bf16=false",
+        "train.learning_rate=1e-2", "train.num_train_epochs=4", "train.disable_tqdm=true", *overrides,
+    )  # fmt: skip
+    return found

@@ -8,6 +8,7 @@ from peftkit.config.checks.benchmarks import bench_errors
 from peftkit.config.checks.columns import column_errors
 from peftkit.config.checks.combinations import combination_errors
 from peftkit.config.checks.cross_validation import holdout_errors
+from peftkit.config.checks.decoding import decoding_errors, generation_setting_errors
 from peftkit.config.checks.domains import domain_errors
 from peftkit.config.checks.estimators import estimator_errors
 from peftkit.config.checks.exports import export_errors
@@ -27,7 +28,7 @@ from peftkit.config.checks.several_tasks import several_task_errors, single_task
 from peftkit.config.checks.start import start_errors
 from peftkit.config.checks.task import kind_errors, task_errors
 from peftkit.config.checks.upstream import UPSTREAM, upstream_errors
-from peftkit.config.checks.values import range_errors, value_errors
+from peftkit.config.checks.values import range_errors, value_errors, value_of
 from peftkit.config.errors import Refusal
 from peftkit.config.run import RunConfig
 from peftkit.config.secrets import secret_errors
@@ -43,7 +44,8 @@ def config_errors(config: Mapping[str, Any], config_dir: str | None = None) -> l
     tasks = config.get("tasks")
     if isinstance(tasks, list) and all(isinstance(task, Mapping) for task in tasks):
         return _errors_of_tasks(config, tasks, config_dir)
-    found = [*value_errors(config), *upstream_errors(config)]
+    generation = value_of(config, "task.generation")
+    found = [*value_errors(config), *upstream_errors(config), *generation_setting_errors(generation)]
     found += range_errors(config, {key for key, _ in found})
     messages = [message for _, message in found]
     if all(key.startswith(UPSTREAM) for key, _ in found):  # else the config has no typed form
@@ -73,7 +75,7 @@ def run_errors(run: RunConfig) -> list[str]:
     return [
         message
         for check in (
-            ood_errors, estimator_errors,
+            ood_errors, estimator_errors, decoding_errors,
             combination_errors, job_errors, task_errors, kind_errors, prompting_errors, imbalance_errors, path_errors,
             output_errors, column_errors, search_errors, generation_errors, judging_errors, prediction_errors,
             serving_errors,

@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError, refusal
+from peftkit.config.decoding import MAX_NEW_TOKENS
 from peftkit.config.record_schema import FREQUENT_ANSWER, MAX_NAME
 from peftkit.config.templates import parse_template
 from peftkit.data.arrow_columns import arrow_column
@@ -115,6 +116,11 @@ class Format(ABC):
         return None
 
     @property
+    def reserved(self) -> int:
+        """The tokens of a context that prompts leave free: those that a decoder generates take positions too."""
+        return (self.max_new_tokens or 0) if self.is_decoder else 0
+
+    @property
     def context_length(self) -> int:
         """The maximum number of prompt and answer tokens."""
         return self.tokenizer.model_max_length
@@ -184,11 +190,9 @@ class Format(ABC):
         """
         limit = min(self.task.max_length, self.context_length - max_new_tokens)
         if limit < 1:
-            wrong = (
-                f"task.max_target_length={max_new_tokens} leaves no tokens for a prompt of the model's "
-                f"{self.context_length}"
-            )
-            raise UserError(refusal(wrong, f"task.max_target_length={max(1, self.context_length // 2)}", verb="set"))
+            key = "task.max_target_length" if max_new_tokens <= self.task.target_length else MAX_NEW_TOKENS
+            wrong = f"{key}={max_new_tokens} leaves no tokens for a prompt of the model's {self.context_length}"
+            raise UserError(refusal(wrong, f"{key}={max(1, self.context_length // 2)}", verb="set"))
         return limit
 
     def with_shots(self, prompts: Sequence[list[int]], max_new_tokens: int) -> tuple[list[list[int]], int]:

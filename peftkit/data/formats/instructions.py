@@ -14,7 +14,7 @@ from datasets import Dataset
 from peftkit.data.batches import pack_examples
 from peftkit.data.conversations import ConversationReader, Turn, encode_prompt, encode_with_answer, ensure_chat_template
 from peftkit.data.formats.base import Encoded, Predictions
-from peftkit.data.formats.text_generation import ANSWER_TOKENS, TextGenerationFormat
+from peftkit.data.formats.text_generation import TextGenerationFormat
 
 NUMBER = re.compile(r"[-+]?(\d+|\d{1,3}(,\d{3})+)(\.\d+)? ?%?\.?")
 LIST_ITEM = re.compile(r"([-*•]|\(?\d+[.)])\s+\S")
@@ -39,7 +39,7 @@ class InstructionFormat(TextGenerationFormat):
 
     @property
     def max_new_tokens(self) -> int:
-        return self.task.max_target_length or ANSWER_TOKENS
+        return self.task.answer_length
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize the last `task.max_length` tokens of prompts and `task.max_target_length` of answers.
@@ -68,7 +68,7 @@ class InstructionFormat(TextGenerationFormat):
         encoded = self.encode(examples)
         if not self.task.packing:
             return encoded
-        blocks, lengths = pack_examples(encoded.inputs, self.prompt_limit + self.max_new_tokens, self.end_id)
+        blocks, lengths = pack_examples(encoded.inputs, self.prompt_limit + self.task.target_length, self.end_id)
         return replace(encoded, inputs=blocks, lengths=lengths)
 
     def check_answers(self, predictions: Predictions, has_ended: Sequence[bool], encoded: Encoded) -> Predictions:

@@ -22,7 +22,6 @@ from peftkit.data.datasets import SUBSET_SEED, ExampleReader, subset
 from peftkit.data.formats.base import Encoded, Format, Predictions, answer_separator, continuations, fill_template
 from peftkit.data.turns import Turn, as_turn, parse_turns
 
-ANSWER_TOKENS = 64  # maximum length of an answer where task.max_target_length is not set
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # log-likelihoods of the reference, under TRL's names
 SCORES = ("score", "rating", "reward")  # words in the names of columns that rate an answer
 Prompt = str | list[Turn]
@@ -87,17 +86,12 @@ class PreferenceFormat(Format):
     reader = PreferenceReader
     output_kind = "preferences"
 
-    @property
-    def max_answer_tokens(self) -> int:
-        """The maximum number of tokens of an answer."""
-        return self.task.max_target_length or ANSWER_TOKENS
-
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize the last `task.max_length` tokens of a prompt, and the first `task.max_target_length` of answers.
 
         `positions` are the lengths of both answers, and whether they are equal after truncation.
         """
-        max_prompt, max_answer = self.max_prompt_tokens(self.max_answer_tokens), self.max_answer_tokens
+        max_prompt, max_answer = self.max_prompt_tokens(self.task.target_length), self.task.target_length
         rows, truncated = [], 0
         for prompt, *answers in zip(*(examples[column] for column in text_columns(self.task)), strict=True):
             (before, chosen), (_, rejected) = (self._ids(prompt, answer) for answer in answers)
@@ -117,7 +111,7 @@ class PreferenceFormat(Format):
 
     def prompts(self, values: Sequence[Any]) -> list[list[int]]:
         """Return the tokens of each prompt, which an answer follows."""
-        return [self._ids(value)[0][-self.max_prompt_tokens(self.max_answer_tokens) :] for value in values]
+        return [self._ids(value)[0][-self.max_prompt_tokens(self.task.answer_length) :] for value in values]
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """Return TRL's collator: all prompts with chosen answers, then all with rejected answers."""

@@ -27,8 +27,6 @@ from peftkit.data.formats.base import (
     tokenize,
 )
 
-ANSWER_TOKENS = 64  # the longest label, where task.max_target_length is not set
-
 
 class ReferenceReader(ExampleReader):
     """Reads the label of each example: a text, or a list of texts, which are several references."""
@@ -75,12 +73,11 @@ class TextGenerationFormat(Format):
 
     @property
     def max_new_tokens(self) -> int | None:
-        return None if self.task.label is None else self.task.max_target_length or ANSWER_TOKENS
+        return None if self.task.label is None else self.task.answer_length
 
     @property
     def reserved(self) -> int:
-        """The tokens of a context that prompts leave free: those that a decoder generates take positions too."""
-        return (self.max_new_tokens or 0) if self.is_decoder else 0
+        return max(super().reserved, self.task.target_length) if super().reserved else 0
 
     @cached_property
     def prompt_limit(self) -> int:
@@ -131,9 +128,9 @@ class TextGenerationFormat(Format):
         is_scored = [np.arange(len(row)) > 0 for row in prompts]  # the first token of a text has no context
         if answers is not None:
             is_truncated = [
-                cut or len(ids) > (self.max_new_tokens or 0) for cut, ids in zip(is_truncated, answers, strict=True)
+                cut or len(ids) > self.task.target_length for cut, ids in zip(is_truncated, answers, strict=True)
             ]
-            targets, known = [ids[: self.max_new_tokens] for ids in answers], label_mask(examples)
+            targets, known = [ids[: self.task.target_length] for ids in answers], label_mask(examples)
             if self.is_decoder:
                 inputs = [[*row, *ids] for row, ids in zip(prompts, targets, strict=True)]
                 targets = [[-100] * len(row) + ids for row, ids in zip(prompts, targets, strict=True)]

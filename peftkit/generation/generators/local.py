@@ -9,18 +9,16 @@ from typing import Any
 import torch
 from transformers import (
     DynamicCache,
-    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
     StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from peftkit.generation.generators import TRUNCATED, Reply, Request
 from peftkit.generation.generators.shared_prefix import expand_left_padded, prefix_cache
+from peftkit.models.sampling import sampling_processors
 
 STOP_WINDOW = 16  # last tokens, which are searched for stop strings
 MIN_REPLY_TOKENS = 32  # reserved for the reply where the prompt is truncated
@@ -89,7 +87,7 @@ class LocalGenerator:
             do_sample=False,
             num_beams=1,
             pad_token_id=self.tokenizer.pad_token_id,
-            logits_processor=LogitsProcessorList(_sampling(requests)),
+            logits_processor=self._sampling(requests),
             stopping_criteria=StoppingCriteriaList([_StopStrings(self.tokenizer, prompt.stop, start)]),
         )
         replies = map(self._reply, requests, sequences[:, start:].tolist())
@@ -98,6 +96,12 @@ class LocalGenerator:
             replace(reply, tokens_in=int(size), dropped=count, note=TRUNCATED if size < before else None)
             for reply, size, before, count in zip(replies, sizes, untruncated, dropped, strict=True)
         ]
+
+    def _sampling(self, requests: Sequence[Request]) -> LogitsProcessorList:
+        prompt = requests[0].prompt
+        values = {"temperature": prompt.temperature, "top_p": prompt.top_p}
+        seeds = [request.seed for request in requests]
+        return sampling_processors(values, seeds, self.model.device) if prompt.temperature else LogitsProcessorList()
 
     def _shared_cache(self, ids: torch.Tensor, sizes: Sequence[int], truncated: int) -> dict[str, Any]:
         """Return the argument with the cache of the tokens that left-padded prompts share, if they share enough."""
@@ -172,29 +176,6 @@ class LocalGenerator:
             if fits:
                 break
         return text, dropped, fits
-
-
-def _sampling(requests: Sequence[Request]) -> list[LogitsProcessor]:
-    prompt = requests[0].prompt
-    if prompt.temperature == 0:
-        return []
-    nucleus = [TopPLogitsWarper(prompt.top_p)] if prompt.top_p < 1 else []
-    return [TemperatureLogitsWarper(prompt.temperature), *nucleus, _GumbelNoise([request.seed for request in requests])]
-
-
-class _GumbelNoise(LogitsProcessor):
-    """Adds Gumbel noise to the logits, so that greedy decoding samples from their softmax (the Gumbel-max trick).
-
-    Each sequence has noise from its own seed, so that a reply does not depend on the rest of the batch.
-    """
-
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self.streams = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
-        uniform = torch.stack([torch.rand(scores.shape[1], generator=stream) for stream in self.streams])
-        noise = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
-        return scores.float() + noise.to(scores.device)
 
 
 class _StopStrings(StoppingCriteria):

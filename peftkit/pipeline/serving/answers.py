@@ -20,7 +20,7 @@ from peftkit.data.formats import Encoded
 from peftkit.data.formats.preferences import PreferenceFormat
 from peftkit.data.turns import has_prompt
 from peftkit.pipeline.confidence import has_confidence, label_probabilities
-from peftkit.pipeline.evaluate import RowPrediction, decode_scores, described
+from peftkit.pipeline.evaluate import RowPrediction, decode_scores, decoding_of, described
 from peftkit.pipeline.inputs import text_examples
 from peftkit.pipeline.serving.runs import ServedRun
 
@@ -190,12 +190,11 @@ def _predict(
 
 
 def _continued(run: ServedRun, prompts: Sequence[Any]) -> list[str]:
-    """Return the text that the model generates after each prompt, by greedy decoding."""
+    """Return the text that the model generates after each prompt."""
     form, tokenizer = run.bundle.format, run.bundle.tokenizer
     assert isinstance(form, PreferenceFormat)
-    generated, _ = training.generate_greedily(
-        run.trainer, form.prompts(prompts), tokenizer.pad_token_id, form.max_answer_tokens, tokenizer.eos_token_id
-    )
+    decoding = decoding_of(run.bundle, run.trainer.args.seed)
+    generated, _ = training.generate_answers(run.trainer, form.prompts(prompts), decoding)
     return [text.strip() for text in tokenizer.batch_decode(generated, skip_special_tokens=True)]
 
 
