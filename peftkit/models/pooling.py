@@ -50,7 +50,7 @@ def pool_states(states: torch.Tensor, attention_mask: torch.Tensor, pooling: str
         return masked_mean(states, attention_mask)
     real = attention_mask.long()
     position = real.argmax(dim=1) if pooling == "cls" else real.shape[1] - 1 - real.flip(1).argmax(dim=1)
-    return states[torch.arange(len(states), device=states.device), position]
+    return states[torch.arange(states.shape[0], device=states.device), position]
 
 
 def masked_mean(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:

@@ -45,13 +45,22 @@ def label_likelihoods(
 ) -> torch.Tensor:
     """Return log p(label | input), (examples, labels), summed over the label's tokens (T5 paper, section 2.4).
 
-    The encoder runs once for each example. The full model adds soft prompts to its states.
-
     Args:
         input_ids: (examples, tokens). attention_mask: (examples, tokens).
         label_ids: (labels, tokens), padded with -100.
     """
-    examples, labels = len(input_ids), len(label_ids)
+    logits, targets = label_logits(model, input_ids, attention_mask, label_ids)
+    return _target_log_probs(logits, targets).sum(dim=-1).view(-1, len(label_ids))
+
+
+def label_logits(
+    model: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, label_ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the decoder's logits for the tokens of each label (examples x labels, tokens, vocabulary), and their ids.
+
+    The encoder runs once for each example. The full model adds soft prompts to its states.
+    """
+    examples, labels = input_ids.shape[0], len(label_ids)  # len() would fix the number of examples of a traced model
     targets = label_ids.to(input_ids.device).repeat(examples, 1)
     states = model(
         input_ids=input_ids, attention_mask=attention_mask, labels=targets[:1].repeat(examples, 1)
@@ -64,7 +73,7 @@ def label_likelihoods(
         attention_mask=mask.repeat_interleave(labels, dim=0),
         labels=targets,
     )
-    return _target_log_probs(out.logits, targets).sum(dim=-1).view(examples, labels)
+    return out.logits, targets
 
 
 def continuation_likelihoods(

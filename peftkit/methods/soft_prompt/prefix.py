@@ -83,7 +83,7 @@ class PrefixLayer(SoftPromptLayer):
         vectors = [self._encoded[name] if name in self._encoded else self.vectors(name) for name in names]
         both = torch.cat([each[:, start : start + 2 * heads * size] for each in vectors])
         # (tokens, 2 heads size) to (2, batch, heads, tokens, size)
-        both = both.view(-1, 2, heads, size).permute(1, 2, 0, 3).unsqueeze(1).expand(-1, len(key), -1, -1, -1)
+        both = both.view(-1, 2, heads, size).permute(1, 2, 0, 3).unsqueeze(1).expand(-1, key.shape[0], -1, -1, -1)
         if self.example_names is None:
             return Prefix(both[0], both[1])
         # every example receives all prefixes; the mask shows only its own

@@ -56,7 +56,7 @@ class PromptLayer(SoftPromptLayer):
         inputs = dict(zip(self._argument_names, args, strict=False)) | kwargs
         ids, states, mask = inputs.get("input_ids"), inputs.get("inputs_embeds"), inputs.get("attention_mask")
         tokens: torch.Tensor = ids if states is None else states  # type: ignore[assignment]
-        prompt = self.prompt(len(tokens), tokens.device)
+        prompt = self.prompt(tokens.shape[0], tokens.device)
         if prompt is None:
             return args, kwargs
         length, past, positions = prompt.shape[1], inputs.get("past_key_values"), inputs.get("position_ids")
@@ -64,7 +64,7 @@ class PromptLayer(SoftPromptLayer):
         if mask is None and is_first:
             mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
         if mask is not None:
-            inputs["attention_mask"] = torch.cat([mask.new_ones(len(prompt), length), mask], dim=1)
+            inputs["attention_mask"] = torch.cat([mask.new_ones(prompt.shape[0], length), mask], dim=1)
         if not is_first:  # the cache contains the prompt
             return (), (inputs if positions is None else inputs | {"position_ids": positions + length})
         if states is None:
@@ -76,7 +76,7 @@ class PromptLayer(SoftPromptLayer):
         if (types := inputs.get("token_type_ids")) is not None:
             inputs["token_type_ids"] = torch.cat([types[:, :1].repeat(1, length), types], dim=1)
         if positions is not None:
-            of_prompt = torch.arange(length, device=positions.device).expand(len(positions), -1)
+            of_prompt = torch.arange(length, device=positions.device).expand(positions.shape[0], -1)
             inputs["position_ids"] = torch.cat([of_prompt, positions + length], dim=1)
         elif self._counts_positions:
             inputs["position_ids"] = positions_of(inputs["attention_mask"])
@@ -102,7 +102,7 @@ class PromptLayer(SoftPromptLayer):
         states, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
         if states is None or mask is None or mask.shape[1] == states.shape[1]:
             return args, kwargs
-        of_prompt = mask.new_ones(len(mask), states.shape[1] - mask.shape[1])
+        of_prompt = mask.new_ones(mask.shape[0], states.shape[1] - mask.shape[1])
         return args, {**kwargs, "encoder_attention_mask": torch.cat([of_prompt, mask], dim=1)}
 
     @staticmethod
