@@ -29,6 +29,14 @@ _FORMATS = (
         "a checkpoint that transformers loads without peftkit",
         "peftkit.pipeline.exports.transformers:write_transformers",
     ),
+    ExportFormat(
+        "onnx",
+        "a graph of the scores for onnxruntime, with a card whose code needs neither torch nor transformers",
+        "peftkit.pipeline.exports.onnx:write_onnx",
+        keys=("int8",),
+        generates=False,
+        package=("onnxruntime", "onnx"),
+    ),
 )
 
 EXPORT_FORMATS: dict[str, ExportFormat] = {each.name: each for each in _FORMATS}

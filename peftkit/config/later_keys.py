@@ -20,7 +20,7 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
     "predict": {"abstain": None, "target_accuracy": None},
     "combine": {each.name: None for each in dataclasses.fields(Combine)},
     "prune": {"heads": None, "samples": 256},
-    "export": {"samples": 200},
+    "export": {"samples": 200, "int8": False},
     "repo": None,
     "push": {**{each.name: None for each in dataclasses.fields(Push)}, "private": True, "dry_run": False},
     "serve": {
@@ -37,6 +37,7 @@ ADDED_TO_SECTIONS: dict[str, dict[str, Any]] = {
     "search": dict.fromkeys(("learning_rates", "config", "halving_factor")),
     "calibration": ADDED_LATER["calibration"],
     "domains": ADDED_LATER["domains"],
+    "export": ADDED_LATER["export"],
 }
 
 

@@ -107,6 +107,7 @@ EXPORT_RECORD = "export.json"  # in the folder of an export
 @dataclass
 class Export:
     samples: int
+    int8: bool
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Write a run's model for other programs; it must answer as the run does."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,7 @@ from peftkit.config.export_formats import EXPORT_FORMATS
 from peftkit.config.secrets import without_secrets
 from peftkit.config.sections import EXPORT_RECORD
 from peftkit.paths import replaced_folder
-from peftkit.pipeline.evaluate import predictor
-from peftkit.pipeline.exports.base import ExportSource, answers, check_agreement, compare, open_run
-from peftkit.pipeline.measures import milliseconds, timed_examples
+from peftkit.pipeline.exports.base import Exported, answers, check_agreement, compare, latency_of, open_run
 from peftkit.results import run_folder
 from peftkit.results.locks import locked_file
 
@@ -62,11 +60,11 @@ def _exported(config: RunConfig, new: Path) -> dict[str, Any]:
     chosen = EXPORT_FORMATS[str(config.format)]
     module, _, function = chosen.entry.partition(":")
     source = open_run(config)
-    before = answers(source, source.bundle.model, chosen.generates)
-    latency = {"run": _latency(source, source.bundle.model)}
+    trained = Exported(source.bundle.model)
+    before, latency = answers(source, trained, chosen.generates), {"run": latency_of(source, trained)}
     try:
         written = getattr(import_module(module), function)(source, new)
-        found = compare(source, before, answers(source, written.model, chosen.generates))
+        found = compare(source, before, answers(source, written, chosen.generates))
     except (UserError, OSError, MemoryError):
         raise
     except Exception as error:
@@ -77,17 +75,12 @@ def _exported(config: RunConfig, new: Path) -> dict[str, Any]:
         "tolerance": written.tolerance,
         "details": written.details,
         "bytes": {"run": source.run.costs["adapter_bytes"], "export": _bytes(new)},
-        "latency_ms": latency | {"export": _latency(source, written.model)},
+        "latency_ms": latency | {"export": latency_of(source, written)},
         "threads": torch.get_num_threads(),
     }
     check_agreement(found, written.tolerance)
     _log(record)
     return record
-
-
-def _latency(source: ExportSource, model: Any) -> float:
-    """Return the median milliseconds of an example, alone in its batch, in fp32, on its second pass."""
-    return milliseconds(predictor(source.config, replace(source.bundle, model=model)), timed_examples(source.encoded))
 
 
 def _log(record: dict[str, Any]) -> None:

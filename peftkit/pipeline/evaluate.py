@@ -59,7 +59,7 @@ def evaluate_splits(
         costs.append(cost)
         if encoded.has_label.any():
             _log_absent_classes(config, bundle, encoded, name)
-            scores |= _score(config, bundle, predictions, encoded, split_suffix(name, splits))
+            scores |= score_answers(config, bundle, predictions, encoded, split_suffix(name, splits))
         parts.append(_prediction_columns(bundle, data.splits[name], name, encoded, predictions))
     if is_main_process():
         columns = {name: [value for part in parts for value in part[name]] for name in parts[0]}
@@ -151,7 +151,7 @@ def scores_and_features(bundle: TrainingBundle, trainer: Any, encoded: Encoded) 
     return found[:, :count], found[:, count:]
 
 
-def _score(
+def score_answers(
     config: RunConfig, bundle: TrainingBundle, answers: Predictions, encoded: Encoded, suffix: str = ""
 ) -> dict[str, Any]:
     """Score the examples whose label is known."""
@@ -195,7 +195,7 @@ def holdout_score(config: RunConfig, bundle: TrainingBundle, predictions: Any, h
     if answers.likelihoods is not None:
         nats, tokens = answers.likelihoods
         return -float(nats.sum() / tokens.sum())
-    found = _score(config, bundle, answers, held)
+    found = score_answers(config, bundle, answers, held)
     found = {name: each for name, each in found.items() if name not in METRICS or not METRICS[name].diagnostic} or found
     return float(np.mean([e["value"] if e["higher_is_better"] else -e["value"] for e in found.values()]))
 

@@ -8,6 +8,7 @@ from peftkit.config.checks.rules import messages_of
 from peftkit.config.checks.run_folders import recorded_config
 from peftkit.config.errors import UserError, refusal
 from peftkit.config.export_formats import EXPORT_FORMATS, ExportFormat
+from peftkit.config.kinds import kind_of
 from peftkit.config.quoting import as_override
 from peftkit.config.run import RunConfig, is_prompted
 from peftkit.config.sections import EXPORT_RECORD
@@ -32,7 +33,7 @@ def export_errors(run: RunConfig) -> Iterator[str]:
     except UserError:
         return  # which has a message already
     if config is not None:
-        yield from _run_errors(Path(str(run.run)), config)
+        yield from _run_errors(Path(str(run.run)), config, chosen)
 
 
 def _key_errors(run: RunConfig, chosen: ExportFormat) -> Iterator[str]:
@@ -55,7 +56,9 @@ def _folder_errors(run: RunConfig) -> Iterator[str]:
     )
 
 
-def _run_errors(folder: Path, config: RunConfig) -> Iterator[str]:
+def _run_errors(folder: Path, config: RunConfig, chosen: ExportFormat) -> Iterator[str]:
+    kind = kind_of(config.task)
+    is_language_model = not kind.has_sequence_head and kind.heads[config.model.family].endswith("LM")
     yield from messages_of(
         (
             is_prompted(config),
@@ -66,6 +69,13 @@ def _run_errors(folder: Path, config: RunConfig) -> Iterator[str]:
             config.method.traits.has_own_model,
             f"run={folder}: method={config.method.name} is a model of peftkit's own; load it by peftkit.load, or "
             "export a run of another method",
+        ),
+        (
+            is_language_model and not chosen.generates,
+            refusal(
+                f"run={folder} is a language model ({kind.name}), and format={chosen.name} has no text",
+                *(f"format={each.name}" for each in EXPORT_FORMATS.values() if each.generates),
+            ),
         ),
         (
             config.prune.heads is not None,

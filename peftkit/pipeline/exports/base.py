@@ -17,6 +17,7 @@ from peftkit.pipeline.comparison import TOLERANCE, max_difference
 from peftkit.pipeline.encoding import read_dataset
 from peftkit.pipeline.evaluate import predict_encoded, predictor
 from peftkit.pipeline.examples import score_reference
+from peftkit.pipeline.measures import milliseconds, timed_examples
 from peftkit.results.run_result import RunResult
 
 
@@ -48,11 +49,13 @@ class Exported:
             has `generate` where the format's record states that text is compared.
         details: for the record.
         tolerance: the largest difference; None where weights are rounded on request, so that it is only recorded.
+        reader: what computes scores from the model's output; None: as from that of the run's model.
     """
 
     model: Any
     details: dict[str, Any] = field(default_factory=dict)
     tolerance: float | None = TOLERANCE["fp32"]
+    reader: Any = None
 
 
 @dataclass(frozen=True)
@@ -101,14 +104,26 @@ def open_run(config: RunConfig) -> ExportSource:
     return ExportSource(run, trained, config.export, bundle, split, examples, encoded)
 
 
-def answers(source: ExportSource, model: Any, generates: bool) -> Predictions:
-    """Return the answers of a model to the examples, in fp32; without text where `generates` is False."""
-    bundle, encoded = replace(source.bundle, model=model), source.encoded
-    trainer = predictor(source.config, bundle)
+def scorer(source: ExportSource, written: Exported) -> training.ScoringTrainer:
+    """Return a trainer that scores with an export, in the batches of the run."""
+    trainer = predictor(source.config, replace(source.bundle, model=written.model))
+    trainer.reader = written.reader or trainer.reader
+    return trainer
+
+
+def answers(source: ExportSource, written: Exported, generates: bool) -> Predictions:
+    """Return the answers of an export to the examples, in fp32; without text where `generates` is False."""
+    bundle, encoded = replace(source.bundle, model=written.model), source.encoded
+    trainer = scorer(source, written)
     if generates:
         return predict_encoded(bundle, trainer, encoded)[0]
     scores = training.predict_scores(trainer, encoded.inputs, encoded.lengths).scores
     return bundle.format.decode(bundle.format.unpad(scores, encoded), encoded)
+
+
+def latency_of(source: ExportSource, written: Exported) -> float:
+    """Return the median milliseconds of an example, alone in its batch, in fp32, on its second pass."""
+    return milliseconds(scorer(source, written), timed_examples(source.encoded))
 
 
 def compare(source: ExportSource, before: Predictions, after: Predictions) -> Agreement:

@@ -1,0 +1,129 @@
+"""format=onnx: the graph answers as the run, and the code of its card needs onnxruntime, tokenizers and numpy alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import commands
+from torch import nn
+
+import peftkit
+from peftkit.pipeline.exports.onnx import shape_difference
+from peftkit.results.run_result import RunResult
+
+Train = Callable[..., Path]
+CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+ALONE = '\nimport sys\nassert not {"torch", "transformers", "peft", "peftkit"} & {*sys.modules}\n'
+TEXTS = ("the actor saw the film", "a critic left")
+
+
+@pytest.fixture
+def train(tiny: Callable[..., list[str]], tmp_path: Path) -> Train:
+    """Return a function that trains a run whose scores differ much between examples."""
+    rows: dict[str, Any] = {
+        "multilabel": [{"text": text, "labels": [text[:1], "x"]} for text in TEXTS],
+        "token_classification": [
+            {"tokens": text.split(), "tags": [word[:1] for word in text.split()]} for text in TEXTS
+        ],
+        "question_answering": [
+            {"question": "who ?", "context": text, "answers": {"text": [text[2:7]], "answer_start": [2]}}
+            for text in TEXTS
+        ],
+        "causal_lm": [{"text": text} for text in TEXTS],
+        "retrieval": [{"query": text, "document": f"{text} ."} for text in TEXTS],
+    }
+
+    def run(model: str, method: str, task: str = "sst2", *more: str) -> Path:
+        own = []
+        if task in rows:
+            (tmp_path / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[task] * 12))
+            own = [f"task.dataset={tmp_path}/{task}.jsonl", "task.max_length=32"]
+            own += ["task.text=[text]"] if task in ("causal_lm", "multilabel") else []
+        settings = ("train.bf16=false", "train.learning_rate=0.03")
+        (folder,) = commands.finetune(*tiny(model, f"method={method}", f"task={task}", *own, *settings, *more))
+        return folder
+
+    return run
+
+
+def exported(run: Path, *more: str) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of an export, and its record."""
+    folder = Path(commands.run(["job=export", f"run={run}", "format=onnx", "source=offline", *more]))
+    return folder, json.loads((folder / "export.json").read_text(encoding="utf-8"))
+
+
+def printed(folder: Path, texts: str | None = None, end: str = "") -> list[str]:
+    """Run the code of a card, with other texts and further lines, in a process of its own; return what it prints."""
+    (code,) = CODE.findall((folder / "README.md").read_text(encoding="utf-8"))
+    code = code if texts is None else re.sub(r"(?m)^texts = .*$", lambda _: f"texts = {texts}", code)
+    done = subprocess.run([sys.executable, "-c", code + end + ALONE], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_code_of_the_card_gives_the_probabilities_of_the_run(train: Train) -> None:
+    run = train("bert", "lora")
+    folder, record = exported(run, "export.int8=true")
+    assert record["max_difference"] < 1e-5 and record["details"]["merged"]
+    rounded = record["details"]["int8"]
+    assert 0 < rounded["max_difference"] < 0.5 and rounded["scores"].keys() == {"fp32", "int8"}
+    assert (folder / "model_int8.onnx").stat().st_size == rounded["bytes"] < (folder / "model.onnx").stat().st_size
+    predictions = RunResult(run).predictions()
+    lines = printed(folder, repr(list(predictions["sentence"])), "\nimport json\nprint(json.dumps(found.tolist()))\n")
+    np.testing.assert_allclose(json.loads(lines[-1]), np.stack(predictions["probabilities"]), atol=1e-5)
+    for line, label in zip(lines, predictions["prediction_name"], strict=False):
+        assert f" {label} " in line
+    assert len(printed(folder)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "ia3", "full", "adapter", "prefix", "prompt"])
+@pytest.mark.parametrize("model", ["bert", "gpt2", "t5", "distilbert", "smollm2"])
+def test_every_method_answers_in_onnxruntime_as_the_run(train: Train, model: str, method: str) -> None:
+    run = train(model, method)
+    folder, record = exported(run)
+    assert record["max_difference"] < 1e-5 and record["details"]["shape_difference"] < 1e-5
+    assert record["details"]["merged"] == (method in ("lora", "ia3", "full"))
+    (line,) = printed(folder)[:1]
+    (found,) = peftkit.predict(run, ["a fine film"])
+    assert str(found.prediction) in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["bert", "gpt2"])
+@pytest.mark.parametrize(
+    "task", ["stsb", "mrpc", "multilabel", "token_classification", "question_answering", "retrieval"]
+)
+def test_every_head_answers_in_onnxruntime_as_the_run(train: Train, model: str, task: str) -> None:
+    folder, record = exported(train(model, "lora", task))
+    assert record["max_difference"] < 1e-5 and record["details"]["shape_difference"] < 1e-5
+    assert printed(folder)
+
+
+def test_a_model_whose_scores_depend_on_padding_is_found() -> None:
+    class Mean(nn.Module):
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(logits=input_ids.float().mean(1, keepdim=True), tokens=input_ids.float() * 2)
+
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    batch = {"input_ids": torch.tensor([[3, 1, 0], [2, 0, 0]]), "attention_mask": mask}
+    alone = [{name: each[row : row + 1, mask[row].bool()] for name, each in batch.items()} for row in range(2)]
+    assert shape_difference(Mean(), [batch, *alone]) == pytest.approx(2 / 3)
+
+
+def test_a_run_that_generates_text_is_refused(train: Train) -> None:
+    run = train("gpt2", "lora", "causal_lm")
+    (message,) = commands.check(["job=export", f"run={run}", "format=onnx"])
+    assert "is a language model (causal_lm)" in message and "format=transformers" in message.fix
+    (message,) = commands.check(["job=export", f"run={run}", "format=transformers", "export.int8=true"])
+    assert "export.int8 is for format=onnx" in message
