@@ -78,7 +78,7 @@ class Plan:
 
 
 def settings_of(config: RunConfig, arguments: Any, used: int | None) -> dict[str, Any]:
-    """Return the fields of a plan that its config and training arguments say.
+    """Return the fields of a plan that are settings of its run.
 
     Args:
         used: bytes of the process after the imports.
