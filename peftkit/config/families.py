@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from peftkit.config.kinds import DECODER, ENCODER, SEQ2SEQ
 
-MEAN_POOLING = "mean_pooling_"  # prefix of the model types of peftkit's own classifiers, see models/heads.py
+MEAN_POOLING = "mean_pooling_"  # prefix of the model types of peftkit's own classifiers, see models/classifiers.py
 
 
 class Modules(NamedTuple):

@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from peftkit.models.pooling import masked_mean, sequence_loss
+from peftkit.models.classifiers import masked_mean, sequence_loss
 
 WORD = r"\b\w\w+\b"  # scikit-learn's token_pattern
 SPECIAL = ("[PAD]", "[CLS]", "[UNK]")  # the first rows of a vocabulary, which have no weight

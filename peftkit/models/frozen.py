@@ -20,8 +20,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions, ModelOutput
 
 from peftkit.compat.transformers import apply_pooler
+from peftkit.models.classifiers import masked_mean
 from peftkit.models.frozen_weights import cast_once, digest_of, mixes_of
-from peftkit.models.pooling import masked_mean, stack_of
+from peftkit.models.pooling import stack_of
 from peftkit.models.state_cache import OBJECT, StateCache, States
 
 WIDTH = 8  # padded lengths are multiples of this

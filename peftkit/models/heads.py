@@ -1,16 +1,12 @@
-"""Classifiers that transformers lacks, and the backbone without a head.
+"""The backbone without a head, and the weights above it.
 
-The classifiers are encoders with mean pooling over non-padding tokens, and heads on T5's encoder. Importing this module
-registers them with transformers' Auto classes.
+Importing this module registers the classifiers that transformers lacks with its Auto classes.
 """
 
-from inspect import signature
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
 from torch import nn
 from transformers import (
-    CONFIG_MAPPING,
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
@@ -20,19 +16,21 @@ from transformers import (
     AutoModelForTokenClassification,
     PretrainedConfig,
     PreTrainedModel,
-    T5Config,
-    T5EncoderModel,
-    T5ForTokenClassification,
-    T5PreTrainedModel,
 )
-from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
 import peftkit.models.bags  # noqa: F401  # registers its classifiers
 from peftkit.compat.transformers import auto_model_class
 from peftkit.config import UserError, refusal
-from peftkit.config.families import FAMILIES, HEAD_SUBMODULES, LANGUAGE_MODEL_HEADS, MEAN_POOLING, base_type
+from peftkit.config.families import FAMILIES, HEAD_SUBMODULES, LANGUAGE_MODEL_HEADS, base_type
 from peftkit.models.attention_heads import pruned_class
-from peftkit.models.pooling import masked_mean, sequence_loss
+from peftkit.models.classifiers import (
+    T5EncoderConfig,
+    T5EncoderForQuestionAnswering,
+    T5EncoderForSequenceClassification,
+    T5EncoderForTokenClassification,
+    mean_pooling_classes,
+    without_pooler,
+)
 
 
 class Backbone:
@@ -61,71 +59,13 @@ def loading_class(auto: Any, config: PretrainedConfig) -> Any:
     return auto if is_whole else pruned_class(auto_model_class(auto, config), config)
 
 
-def without_pooler(model: type[PreTrainedModel]) -> dict[str, bool]:
-    """Return the arguments of a backbone's constructor that omit its pooler, where it has one."""
-    return {"add_pooling_layer": False} if "add_pooling_layer" in signature(model.__init__).parameters else {}
-
-
 def config_arguments(config: PretrainedConfig) -> dict[str, Any]:
     """Return the settings of a config, for the constructor of another config class."""
     return {name: value for name, value in config.to_dict().items() if name not in ("model_type", "architectures")}
 
 
-class MeanPooling:
-    """Sequence classification: encoder, mean over non-padding tokens, dropout, linear layer (SBERT, section 3)."""
-
-    def build(self, config: PretrainedConfig, encoder: nn.Module) -> None:
-        self.num_labels = config.num_labels
-        setattr(self, self.base_model_prefix, encoder)  # type: ignore[attr-defined]
-        self.dropout = nn.Dropout(
-            getattr(config, "seq_classif_dropout", None) or getattr(config, "hidden_dropout_prob", 0.1)
-        )
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()  # type: ignore[attr-defined]
-
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        past_key_values: Any = None,
-        **inputs: Any,
-    ) -> SequenceClassifierOutput:
-        """Return logits (batch, labels), and their loss where there are labels.
-
-        `past_key_values` is in the signature because PEFT reads it: without it, prefix tuning bypasses the pooling.
-        """
-        if past_key_values is not None:
-            inputs["past_key_values"] = past_key_values
-        encoder = getattr(self, self.base_model_prefix)  # type: ignore[attr-defined]
-        outputs = encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs)
-        logits = self.classifier(self.dropout(masked_mean(outputs[0], attention_mask)))
-        loss = sequence_loss(self.config, logits, labels)  # type: ignore[attr-defined]
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.get("hidden_states"), attentions=outputs.get("attentions")
-        )
-
-
-def _mean_pooling_classes(model_type: str) -> tuple[type[PretrainedConfig], type[PreTrainedModel]]:
-    """Make the config and the classifier over an encoder: MeanPoolingBertConfig, MeanPoolingBertFor..."""
-    config_class = CONFIG_MAPPING[model_type]
-    encoder: Any = MODEL_MAPPING[config_class]
-    pretrained: Any = encoder.__base__  # BertPreTrainedModel: initialization of weights, and prefix of their names
-    name = f"MeanPooling{encoder.__name__.removesuffix('Model')}"
-    own_config: Any = type(
-        f"{name}Config", (config_class,), {"model_type": f"{MEAN_POOLING}{model_type}", "__module__": __name__}
-    )
-
-    def build(self: Any, config: PretrainedConfig) -> None:
-        pretrained.__init__(self, config)
-        self.build(config, encoder(config, **without_pooler(encoder)))
-
-    members = {"config_class": own_config, "__init__": build, "__module__": __name__}
-    return own_config, type(f"{name}ForSequenceClassification", (MeanPooling, pretrained), members)
-
-
 CLASSIFIERS = {
-    model_type: _mean_pooling_classes(model_type) for model_type, family in FAMILIES.items() if family.pools_mean
+    model_type: mean_pooling_classes(model_type) for model_type, family in FAMILIES.items() if family.pools_mean
 }
 
 
@@ -142,66 +82,6 @@ def mean_pooling_config(config: PretrainedConfig) -> PretrainedConfig:
             f"mean pooling supports {', '.join(CLASSIFIERS)}, not {config.model_type}; set model.pooling=cls"
         )
     return CLASSIFIERS[config.model_type][0](**config_arguments(config))
-
-
-class T5EncoderConfig(T5Config):
-    """T5 without its decoder."""
-
-    model_type = "t5_encoder"
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.is_encoder_decoder = False
-
-
-class T5EncoderPreTrainedModel(T5PreTrainedModel):
-    """T5's encoder below a head."""
-
-    config_class = T5EncoderConfig
-    base_model_prefix = "transformer"
-    # both modules share one matrix; without this PEFT would train the new tokens' rows of only one of them
-    _tied_weights_keys: ClassVar = {"transformer.encoder.embed_tokens.weight": "transformer.shared.weight"}
-
-
-class T5EncoderForSequenceClassification(MeanPooling, T5EncoderPreTrainedModel):
-    """The mean of the encoder's states (Ni et al. 2022, Sentence-T5, section 3), and a linear layer."""
-
-    def __init__(self, config: T5EncoderConfig) -> None:
-        super().__init__(config)
-        self.build(config, T5EncoderModel(config))
-
-
-class T5EncoderForTokenClassification(T5EncoderPreTrainedModel, T5ForTokenClassification):
-    """A linear layer over each token's state."""
-
-
-class T5EncoderForQuestionAnswering(T5EncoderPreTrainedModel):
-    """A linear layer that scores each token as the start and as the end of the answer."""
-
-    def __init__(self, config: T5EncoderConfig) -> None:
-        super().__init__(config)
-        self.transformer = T5EncoderModel(config)
-        self.qa_outputs = nn.Linear(config.d_model, 2)
-        self.post_init()
-
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        start_positions: torch.Tensor | None = None,
-        end_positions: torch.Tensor | None = None,
-        **inputs: Any,
-    ) -> QuestionAnsweringModelOutput:
-        """Return start and end logits (batch, tokens); the loss is the mean of both cross-entropies."""
-        outputs = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **inputs)
-        start, end = self.qa_outputs(outputs[0]).unbind(dim=-1)
-        loss = None
-        if start_positions is not None and end_positions is not None:
-            loss = nn.functional.cross_entropy(start.float(), start_positions)
-            loss = (loss + nn.functional.cross_entropy(end.float(), end_positions)) / 2
-        return QuestionAnsweringModelOutput(
-            loss=loss, start_logits=start, end_logits=end, hidden_states=outputs.get("hidden_states")
-        )
 
 
 def is_above_base(model: PreTrainedModel, name: str) -> bool:

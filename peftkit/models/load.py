@@ -31,9 +31,9 @@ from peftkit.config.progress import stage
 from peftkit.config.quoting import typed
 from peftkit.config.source import Source
 from peftkit.models.checkpoints import checkpoint_path, hub_arguments, load_pretrained_config, vector_pooling
+from peftkit.models.classifiers import T5EncoderConfig
 from peftkit.models.heads import (
     Backbone,
-    T5EncoderConfig,
     config_arguments,
     is_above_base,
     loading_class,

@@ -1,11 +1,13 @@
-"""Hidden states of tokens, the text embeddings that are pooled from them, and the loss of a head on these."""
+"""Hidden states of tokens, and the text embeddings that are pooled from them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
+
+from peftkit.models.classifiers import masked_mean
 
 
 class TextEmbedder:
@@ -51,32 +53,6 @@ def pool_states(states: torch.Tensor, attention_mask: torch.Tensor, pooling: str
     real = attention_mask.long()
     position = real.argmax(dim=1) if pooling == "cls" else real.shape[1] - 1 - real.flip(1).argmax(dim=1)
     return states[torch.arange(states.shape[0], device=states.device), position]
-
-
-def masked_mean(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Average hidden states (batch, tokens, dim) over the tokens whose mask (batch, tokens) is 1 (SBERT, section 3).
-
-    Prefix tuning lengthens the mask on its left but not the states, so the mask's last columns are used.
-    """
-    if attention_mask is None:
-        return hidden.mean(dim=1)
-    mask = attention_mask[:, -hidden.shape[1] :, None].to(hidden.dtype)
-    return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-
-
-def sequence_loss(config: PretrainedConfig, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
-    """Return the loss of logits (batch, labels), None without labels.
-
-    Cross-entropy, squared error where there is one label, or binary cross-entropy of several labels (`problem_type` of
-    the config).
-    """
-    if labels is None:
-        return None
-    if config.problem_type == "multi_label_classification":
-        return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
-    if logits.shape[-1] == 1:
-        return nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float())
-    return nn.functional.cross_entropy(logits.float(), labels)
 
 
 def stack_of(model: Any) -> Any:

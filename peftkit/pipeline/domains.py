@@ -10,7 +10,7 @@ from peftkit.config import RunConfig, UserError, kind_of, refusal
 from peftkit.config.kinds import DECODER
 from peftkit.data.domains import domain_ids
 from peftkit.data.formats import Encoded
-from peftkit.models.heads import MeanPooling
+from peftkit.models.classifiers import MeanPooling
 
 
 def with_domain_ids(config: RunConfig, encoded: Encoded, examples: Dataset) -> Encoded:

@@ -17,9 +17,8 @@ from peftkit.config import UserError
 from peftkit.config.source import Source
 from peftkit.data.miniglue import sentences
 from peftkit.data.offline_corpus import causal_pairs, masked_pairs
+from peftkit.models.classifiers import T5EncoderConfig, T5EncoderForSequenceClassification
 from peftkit.models.heads import (
-    T5EncoderConfig,
-    T5EncoderForSequenceClassification,
     config_arguments,
     with_tuned_module,
 )

@@ -26,7 +26,8 @@ from transformers import (
 
 from peftkit.config import UserError
 from peftkit.models.attention_heads import attention_layers, masked_heads, remove_heads
-from peftkit.models.heads import T5EncoderConfig, T5EncoderForSequenceClassification, loading_class, mean_pooling_config
+from peftkit.models.classifiers import T5EncoderConfig, T5EncoderForSequenceClassification
+from peftkit.models.heads import loading_class, mean_pooling_config
 
 SIZES = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 T5 = {

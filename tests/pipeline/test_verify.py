@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 import peftkit
 from peftkit.data.miniglue import miniglue
 from peftkit.jobs import stages
-from peftkit.models import heads
+from peftkit.models import classifiers
 from peftkit.pipeline import verify
 
 Overrides = Callable[..., list[str]]
@@ -74,7 +74,7 @@ def test_an_artifact_that_cannot_be_loaded_fails_the_run(tiny: Overrides, monkey
 
 
 def test_a_model_that_reads_its_padding_fails_the_run(tiny: Overrides, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "masked_mean", lambda hidden, mask: torch.mean(hidden, dim=1))
+    monkeypatch.setattr(classifiers, "masked_mean", lambda hidden, mask: torch.mean(hidden, dim=1))
     assert "with the padding of its batch" in failed(tiny("bert", "model.pooling=mean", "train.bf16=false"))
 
 
