@@ -52,11 +52,6 @@ class Predict:
 
 
 @dataclass
-class Chat:
-    system: str | None
-
-
-@dataclass
 class Serve:
     host: str
     port: int
@@ -113,6 +108,7 @@ EXPORT_RECORD = "export.json"  # in the folder of an export
 class Export:
     samples: int
     int8: bool
+    gguf_type: str | None
 
 
 @dataclass

@@ -64,8 +64,11 @@ def _exported(config: RunConfig, new: Path) -> dict[str, Any]:
     before, latency = answers(source, trained, chosen.generates), {"run": latency_of(source, trained)}
     try:
         written = getattr(import_module(module), function)(source, new)
-        found = compare(source, before, answers(source, written, chosen.generates))
-    except (UserError, OSError, MemoryError):
+        found = compare(source, before, answers(source, written, chosen.generates), written.temperature)
+        check_agreement(found, written.tolerance)
+        if written.check is not None:
+            written.check(before)
+    except (ExportError, UserError, OSError, MemoryError):
         raise
     except Exception as error:
         raise ExportError(f"the export cannot be read: {error_summary(error)}; nothing is written") from error
@@ -78,7 +81,6 @@ def _exported(config: RunConfig, new: Path) -> dict[str, Any]:
         "latency_ms": latency | {"export": latency_of(source, written)},
         "threads": torch.get_num_threads(),
     }
-    check_agreement(found, written.tolerance)
     _log(record)
     return record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import commands
-from transformers import pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from peftkit.config import UserError
+import peftkit
 from peftkit.config.errors import ExportError
+from peftkit.data.miniglue import sentences
 from peftkit.pipeline.exports import transformers
 from peftkit.results.run_result import RunResult
 
@@ -30,7 +32,7 @@ def trained(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
         key = (model, method, *more)
         if key not in done:
             (done[key],) = commands.finetune(
-                f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=offline", f"out={out}",
+                f"model={model}", f"model.checkpoint={checkpoints[model.removesuffix('_encoder')]}", "source=offline", f"out={out}",
                 f"method={method}", "task.max_train_samples=24", "task.max_eval_samples=12", "train.num_train_epochs=1",
                 "train.per_device_train_batch_size=8", "train.disable_tqdm=true", "train.bf16=false",
                 "train.learning_rate=0.05", *(more or ("task=sst2",)),
@@ -46,11 +48,14 @@ def exported(run: Path, *more: str) -> tuple[Path, dict[str, Any]]:
     return folder, json.loads((folder / "export.json").read_text(encoding="utf-8"))
 
 
-def test_a_pipeline_of_an_export_gives_the_probabilities_of_the_run(trained: Trained) -> None:
-    run = trained("bert", "lora")
+@pytest.mark.parametrize("pooling", ["mean", pytest.param("cls", marks=pytest.mark.slow)])
+def test_a_pipeline_of_an_export_gives_the_probabilities_of_the_run(trained: Trained, pooling: str) -> None:
+    run = trained("bert", "lora", "task=sst2", f"model.pooling={pooling}")
     folder, record = exported(run, "format=transformers")
     predictions = RunResult(run).predictions()
-    classify = pipeline("text-classification", model=str(folder), top_k=None)
+    is_custom = pooling == "mean"
+    classify = pipeline("text-classification", model=str(folder), top_k=None, trust_remote_code=is_custom)
+    assert is_custom == (folder / "modeling_peftkit.py").is_file()
     found = classify(list(predictions["sentence"]), truncation=True)
     for scores, expected in zip(found, predictions["probabilities"], strict=True):
         by_label = {each["label"]: each["score"] for each in scores}
@@ -60,12 +65,77 @@ def test_a_pipeline_of_an_export_gives_the_probabilities_of_the_run(trained: Tra
     assert record["bytes"]["export"] > record["bytes"]["run"] and min(record["latency_ms"].values()) > 0
 
 
+KINDS = {
+    "pair": ("bert", ["task=mrpc"]),
+    "regression": ("bert", ["task=stsb"]),
+    "decoder": ("gpt2", ["task=mrpc"]),
+    "text_to_text": ("t5", ["task=sst2"]),
+    "t5_encoder": ("t5_encoder", ["task=sst2"]),
+    "multilabel": ("bert", ["task=multilabel", "task.text=[text]", "task.label=tags"]),
+    "tokens": (
+        "bert",
+        ["task=token_classification", "task.text=[words]", "task.label=classes", "task.metrics=[token_accuracy]"],
+    ),
+    "tokens_t5": (
+        "t5_encoder",
+        ["task=token_classification", "task.text=[words]", "task.label=classes", "task.metrics=[token_accuracy]"],
+    ),
+    "spans": ("bert", ["task=question_answering", "task.text=[text,context]", "task.label=span", "task.stride=8"]),
+    "answers": ("gpt2", ["task=causal_lm", "task.text=[text]", "task.label=answer", "task.max_target_length=4"]),
+    "seq2seq": ("t5", ["task=seq2seq", "task.text=[text]", "task.label=answer", "task.max_target_length=4"]),
+    "next_token": ("gpt2", ["task=causal_lm", "task.text=[text]", "task.label=null"]),
+    "instructions": (
+        "gpt2",
+        ["task=instructions", "task.text=[text]", "task.label=answer", "task.max_target_length=4"],
+    ),
+    "retrieval": ("bert", ["task=retrieval", "task.text=[text,context]"]),
+    "retrieval_t5": ("t5", ["task=retrieval", "task.text=[text,context]"]),
+    "preferences": ("gpt2", ["task=preferences", "task.text=[text,answer,context]", "task.max_target_length=16"]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_of_each_kind_is_exported(trained: Trained, tmp_path: Path, kind: str) -> None:
+    model, overrides = KINDS[kind]
+    if overrides[0].removeprefix("task=") not in ("sst2", "mrpc", "stsb"):
+        file, rows = tmp_path / "own.jsonl", []
+        for number, text in enumerate(sentences(24)):
+            words = text.split()
+            rows.append({
+                "text": text, "tags": ["a", "b"][: number % 3], "words": words, "classes": ["x", "y"] * len(words),
+                "context": f"{text} {words[-1]} {number}", "span": {"text": [words[0]], "answer_start": [0]},
+                "answer": " ".join(words[:2]),
+            })  # fmt: skip
+            rows[-1]["classes"] = rows[-1]["classes"][: len(words)]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        overrides = [*overrides, f"task.dataset={file}"]
+    _, record = exported(trained(model, "lora", *overrides), "format=transformers")
+    assert record["status"] == "finished" and record["max_difference"] < 1e-4
+    assert record["same_text"] == (1 if kind in ("answers", "seq2seq", "instructions") else None)
+
+
+@pytest.mark.slow
+def test_an_export_gives_calibrated_probabilities(trained: Trained, tmp_path: Path) -> None:
+    run = trained("bert", "ia3", "task=sst2", "model.pooling=cls", "calibration.holdout=0.4")
+    folder, _ = exported(run, "format=transformers")
+    assert RunResult(run).temperature != 1
+    file = tmp_path / "new.csv"
+    file.write_text("sentence\na fine film\n")
+    commands.predict(run, file)
+    with (tmp_path / "new.predictions.csv").open(encoding="utf-8") as opened:
+        (expected,) = csv.DictReader(opened)
+    (found,) = pipeline("text-classification", model=str(folder))("a fine film")
+    assert found["label"] == expected["prediction"]
+    assert found["score"] == pytest.approx(float(expected["confidence"]), abs=1e-5)
+
+
 def test_an_export_that_answers_otherwise_is_deleted_and_recorded(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    run, target = trained("bert", "lora"), tmp_path / "mine"
-    folder, _ = exported(run, "format=transformers", f"output={target}", "export.samples=4")
-    weights = (folder / "model.safetensors").read_bytes()
+    run, target = trained("bert", "lora", "task=sst2", "model.pooling=cls"), tmp_path / "mine"
+    target.mkdir()
+    (target / "export.json").write_text("earlier")
     merge = transformers.merge_adapter
 
     def losing(model: Any) -> Any:
@@ -78,7 +148,7 @@ def test_an_export_that_answers_otherwise_is_deleted_and_recorded(
         exported(run, "format=transformers", f"output={target}")
     record = json.loads((run / "export-transformers.json").read_text(encoding="utf-8"))
     assert record["status"] == "failed" and "differ" in record["reason"]
-    assert [*tmp_path.iterdir()] == [target] and (target / "model.safetensors").read_bytes() == weights
+    assert [*tmp_path.iterdir()] == [target] and (target / "export.json").read_text() == "earlier"
 
 
 def test_a_folder_with_other_files_is_not_replaced(trained: Trained, tmp_path: Path) -> None:
@@ -100,6 +170,61 @@ def test_a_format_is_named(trained: Trained, overrides: tuple[str, ...], message
     assert message in found
 
 
-def test_what_cannot_be_exported_is_refused(trained: Trained) -> None:
-    with pytest.raises(UserError, match="cannot be merged"):
-        exported(trained("bert", "adapter"), "format=transformers")
+@pytest.mark.parametrize(
+    ("model", "method", "chosen", "message"),
+    [
+        (
+            "bert",
+            "adapter",
+            "transformers",
+            "method=adapter cannot be merged into the base, and PEFT has no such tuner",
+        ),
+        ("bert", "lora", "gguf", "format=gguf has no models with the head of task=sst2 (classification)"),
+    ],
+)
+def test_what_a_format_lacks_is_refused(trained: Trained, model: str, method: str, chosen: str, message: str) -> None:
+    (found,) = commands.check(["job=export", f"run={trained(model, method)}", f"format={chosen}"])
+    assert message in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["bert", "t5"])
+def test_an_adapter_of_peft_that_cannot_be_merged_is_kept_beside_its_base(trained: Trained, model: str) -> None:
+    method = ["task=sst2", "method.config._target_=peft.PromptTuningConfig", "method.config.num_virtual_tokens=4"]
+    run = trained(model, "peft", *method, "model.pooling=cls" if model == "bert" else "task.id=null")
+    folder, record = exported(run, "format=transformers")
+    assert record["details"]["base"] == "base" and record["max_difference"] < 1e-5
+    assert (folder / "adapter_config.json").is_file() and (folder / "base" / "config.json").is_file()
+    assert not [*folder.rglob("README.md")]
+
+
+LANGUAGE = {
+    "gpt2": ("lora", ["task=causal_lm", "task.text=[text]", "task.label=answer", "task.max_target_length=4"]),
+    "smollm2": ("full", ["task=instructions", "task.text=[text]", "task.label=answer", "task.max_target_length=4"]),
+}
+
+
+@pytest.mark.parametrize("model", LANGUAGE)
+def test_a_gguf_file_gives_the_logits_of_the_run(trained: Trained, tmp_path: Path, model: str) -> None:
+    method, overrides = LANGUAGE[model]
+    file = tmp_path / "own.jsonl"
+    rows = [{"text": text, "answer": text.split()[0]} for text in sentences(24)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = trained(model, method, *overrides, f"task.dataset={file}")
+    folder, record = exported(run, "format=gguf", "export.gguf_type=f32", f"output={tmp_path}/f32")
+    assert record["max_difference"] < 1e-4 and record["same_text"] == 1
+    mine, tokenizer = peftkit.load(run)
+    arguments = {"gguf_file": "model.gguf"}
+    more = record["details"]["arguments"]
+    read = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, **arguments, **more).eval()
+    ids = tokenizer("a fine film", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        torch.testing.assert_close(read(ids).logits, mine(ids).logits, rtol=1e-5, atol=1e-4)
+    again = AutoTokenizer.from_pretrained(str(folder), **arguments)
+    assert again.chat_template == tokenizer.chat_template and again("a fine film")["input_ids"] == ids[0].tolist()
+    sizes = [record["bytes"]["export"]]
+    for name in ("f16", "q8_0"):
+        _, record = exported(run, "format=gguf", f"export.gguf_type={name}", f"output={tmp_path}/{name}")
+        sizes.append(record["bytes"]["export"])
+        assert 0 < record["max_difference"] < record["tolerance"]
+    assert sizes == sorted(sizes, reverse=True)

@@ -33,7 +33,8 @@ def export_errors(run: RunConfig) -> Iterator[str]:
     except UserError:
         return  # which has a message already
     if config is not None:
-        yield from _run_errors(Path(str(run.run)), config, chosen)
+        yield from _run_errors(Path(str(run.run)), config)
+        yield from _format_errors(chosen, config)
 
 
 def _key_errors(run: RunConfig, chosen: ExportFormat) -> Iterator[str]:
@@ -56,9 +57,7 @@ def _folder_errors(run: RunConfig) -> Iterator[str]:
     )
 
 
-def _run_errors(folder: Path, config: RunConfig, chosen: ExportFormat) -> Iterator[str]:
-    kind = kind_of(config.task)
-    is_language_model = not kind.has_sequence_head and kind.heads[config.model.family].endswith("LM")
+def _run_errors(folder: Path, config: RunConfig) -> Iterator[str]:
     yield from messages_of(
         (
             is_prompted(config),
@@ -71,15 +70,39 @@ def _run_errors(folder: Path, config: RunConfig, chosen: ExportFormat) -> Iterat
             "export a run of another method",
         ),
         (
-            is_language_model and not chosen.generates,
-            refusal(
-                f"run={folder} is a language model ({kind.name}), and format={chosen.name} has no text",
-                *(f"format={each.name}" for each in EXPORT_FORMATS.values() if each.generates),
-            ),
-        ),
-        (
             config.prune.heads is not None,
             f"run={folder} has layers of different numbers of heads, which other programs have no models for; export "
             "the run that it was pruned from",
         ),
     )
+
+
+def _format_errors(chosen: ExportFormat, config: RunConfig) -> Iterator[str]:
+    """Yield a message for a run whose head or method the format has no place for, with the formats that have one."""
+    kind, method = kind_of(config.task), config.method
+    head = kind.heads[config.model.family]
+    is_language_model = not kind.has_sequence_head and head.endswith("LM")
+    if is_prompted(config) or method.traits.has_own_model:  # which have a message already
+        return
+    takes = [
+        each
+        for each in EXPORT_FORMATS.values()
+        if (each.heads is None or head in each.heads) and (each.generates or not is_language_model)
+    ]
+    if chosen not in takes:
+        wrong = f"format={chosen.name} has no models with the head of task={config.task.name} ({kind.name})"
+        if is_language_model and not chosen.generates:
+            wrong = f"the run is a language model ({kind.name}), and format={chosen.name} has no text"
+        yield refusal(wrong, *(f"format={each.name}" for each in takes))
+    elif not method.traits.mergeable and not _has_unmerged(chosen, config):
+        has_none = chosen.unmerged == "none"
+        lack = f"format={chosen.name} has merged models only" if has_none else "PEFT has no such tuner"
+        wrong = f"method={method.name} cannot be merged into the base, and {lack}"
+        others = [f"format={each.name}" for each in takes if _has_unmerged(each, config)]
+        yield refusal(wrong, *others) if others else f"{wrong}; export a run of method=lora, or load it by peftkit.load"
+
+
+def _has_unmerged(chosen: ExportFormat, config: RunConfig) -> bool:
+    """Return whether a format has a method although it cannot be merged."""
+    is_of_peft = str(config.method.config["_target_"]).startswith("peft.")
+    return chosen.unmerged == "all" or (chosen.unmerged == "peft" and is_of_peft)

@@ -160,11 +160,11 @@ class SequenceClassificationFormat(Format):
         return label_array(examples)
 
     def _tokens(self, batch: dict[str, list]) -> dict[str, Any]:
-        texts = self._texts(batch)
+        texts = self.input_texts(batch)
         advance(len(texts[0]))
         return tokenize(self.tokenizer, texts, self.task.max_length)
 
-    def _texts(self, batch: dict[str, list]) -> list[list[str]]:
+    def input_texts(self, batch: dict[str, list]) -> list[list[str]]:
         """Return the columns of texts that are tokenized together."""
         texts = [batch[column] for column in text_columns(self.task)]
         # GPT-2 has no format for a pair of texts
@@ -198,7 +198,7 @@ class TextToTextFormat(SequenceClassificationFormat):
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         return Predictions(self.values[np.stack(scores).argmax(axis=-1)], scores)
 
-    def _texts(self, batch: dict[str, list]) -> list[list[str]]:
+    def input_texts(self, batch: dict[str, list]) -> list[list[str]]:
         return [fill_columns(text_to_text_template(self.task), self.task, batch)]
 
     def _targets(self, examples: Dataset) -> list[Any]:

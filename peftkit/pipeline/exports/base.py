@@ -1,5 +1,6 @@
 """What a format of job=export gets and returns, and the comparison of an export with its run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,12 +51,16 @@ class Exported:
         details: for the record.
         tolerance: the largest difference; None where weights are rounded on request, so that it is only recorded.
         reader: what computes scores from the model's output; None: as from that of the run's model.
+        temperature: that its scores are divided by, which the run's are not.
+        check: compares it with the run's answers in another way too, and raises an `ExportError` where they differ.
     """
 
     model: Any
     details: dict[str, Any] = field(default_factory=dict)
     tolerance: float | None = TOLERANCE["fp32"]
     reader: Any = None
+    temperature: float = 1.0
+    check: Callable[[Predictions], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def answers(source: ExportSource, written: Exported, generates: bool) -> Predict
     trainer = scorer(source, written)
     if generates:
         return predict_encoded(bundle, trainer, encoded)[0]
-    scores = training.predict_scores(trainer, encoded.inputs, encoded.lengths).scores
+    scores = training.predict_scores(trainer, encoded.inputs, encoded.lengths).scores * written.temperature
     return bundle.format.decode(bundle.format.unpad(scores, encoded), encoded)
 
 
@@ -126,13 +131,17 @@ def latency_of(source: ExportSource, written: Exported) -> float:
     return milliseconds(scorer(source, written), timed_examples(source.encoded))
 
 
-def compare(source: ExportSource, before: Predictions, after: Predictions) -> Agreement:
-    """Return how much the answers of the export, `after`, differ from those of the run."""
+def compare(source: ExportSource, before: Predictions, after: Predictions, temperature: float = 1.0) -> Agreement:
+    """Return how much the answers of the export, `after`, differ from those of the run.
+
+    Args:
+        temperature: that the scores of both are divided by for probabilities.
+    """
     task_format, kind = source.bundle.format, kind_of(source.config.task)
     has_probabilities = kind.has_label_probabilities
     if has_probabilities:
         first, second = (
-            probabilities(np.stack(each.scores), several_labels=kind.several_labels) for each in (before, after)
+            probabilities(np.stack(each.scores), temperature, kind.several_labels) for each in (before, after)
         )
         difference = float(np.abs(first - second).max())
     else:
@@ -167,7 +176,7 @@ def check_agreement(found: Agreement, tolerance: float | None) -> None:
             f"the {found.compared} of the export differ by {found.max_difference:.2g} from the run's, more than "
             f"{tolerance:g}, so that nothing is written"
         )
-    if found.same_text is not None and found.same_text < 1:
+    if found.same_text is not None and found.same_text < 1 and tolerance <= TOLERANCE["fp32"]:
         raise ExportError(
             f"the export generates another text than the run for {1 - found.same_text:.1%} of {found.examples} "
             "examples, so that nothing is written"
