@@ -14,12 +14,25 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
-    from peftkit.api import compare, diff, embed, evaluate, finetune, leaderboard, load, merge, plan, predict, runs
+    from peftkit.api import (
+        base_checkpoint,
+        compare,
+        diff,
+        embed,
+        evaluate,
+        finetune,
+        leaderboard,
+        load,
+        merge,
+        plan,
+        predict,
+        runs,
+    )
     from peftkit.config import UserError
 
 __all__ = [
-    "UserError", "compare", "diff", "embed", "evaluate", "finetune", "leaderboard", "load", "merge", "plan", "predict",
-    "runs",
+    "UserError", "base_checkpoint", "compare", "diff", "embed", "evaluate", "finetune", "leaderboard", "load", "merge",
+    "plan", "predict", "runs",
 ]  # fmt: skip
 
 try:

@@ -18,11 +18,10 @@ from peftkit.cli.compose import open_composer
 from peftkit.cli.values import compose_values
 from peftkit.config import RunConfig, UserError, refuse, sharing
 from peftkit.config.checks.run_folders import run_folder_errors
-from peftkit.config.console import log, log_records
+from peftkit.config.console import log_records
 from peftkit.config.own_code import open_code
+from peftkit.jobs.comparison import train_all
 from peftkit.jobs.dispatch import run_job
-from peftkit.jobs.sequential import SequentialSeeds
-from peftkit.jobs.side_by_side import Crash, SideRun, run_side_by_side
 from peftkit.jobs.workers import with_same_workers, with_workers
 
 if TYPE_CHECKING:
@@ -102,36 +101,7 @@ def compare(
     with log_records():
         configs = with_same_workers(_configs(runs))
     configs.sort(key=lambda config: numbers.index(config.seed) if config.sequential_seeds else 0)
-    return Board.read(_train_all(configs))
-
-
-def _train_all(configs: Sequence[RunConfig]) -> list[Path]:
-    """Train each run, and return the folders; one that fails is logged."""
-    folders: list[Path] = []
-
-    def receive(run: SideRun, message: Any) -> None:
-        if isinstance(message, UserError):
-            raise message
-        if isinstance(message, Path):
-            folders.append(message)
-        elif isinstance(message, Crash):
-            log(f"!! {run.config.method.name} on {run.config.task.name}, seed {run.config.seed}: {message.reason}")
-        elif isinstance(message, str):
-            log(run.line(message))
-
-    sequential = SequentialSeeds(len({each.seed for each in configs})) if configs[0].sequential_seeds else None
-    runs = [SideRun(number, len(configs), config) for number, config in enumerate(configs, start=1)]
-    with log_records():
-        if configs[0].workers is not None:
-            run_side_by_side(runs, receive, sequential)
-        for run in runs if configs[0].workers is None else []:
-            try:
-                run_job(run.config, folders.append, sequential)
-            except UserError:
-                raise
-            except Exception as error:
-                receive(run, Crash(str(error)))
-    return folders
+    return Board.read(train_all(configs))
 
 
 def evaluate(run: str | Path | RunResult, *, task: str | None = None, **settings: Any) -> Evaluation:
@@ -245,6 +215,22 @@ def load(
     refuse(*((True, message) for message in run_folder_errors("run", folder, loads=True)))
     with library_settings("auto"), log_records(), open_code(packages):
         return extend.load_extended(folder) if extend.is_vocabulary(folder) else load_run(folder)
+
+
+def base_checkpoint(run: str | Path | RunResult) -> str:
+    """Return the folder, or the Hub id, of the checkpoint that a finished run was trained on.
+
+    It is adapter/base of the run where `export.with_base=true` stored it. A small GPT-2 or T5 of source=offline that
+    is not cached on this machine is pretrained first.
+
+    Raises:
+        UserError: the run is not finished, or its base is missing.
+    """
+    from peftkit.pipeline.artifacts import find_base
+    from peftkit.results.run_result import RunResult
+
+    with log_records():
+        return find_base(RunResult.finished(arguments.run_folder(run)))
 
 
 def leaderboard(out: str | Path = "outputs", *, results: Sequence[str | Path] = ()) -> Board:

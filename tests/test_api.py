@@ -22,7 +22,10 @@ from peftkit.data.miniglue import miniglue
 from peftkit.results.run_folder import PREDICTION_COLUMNS
 from peftkit.results.run_result import RunResult
 
-VERBS = ["compare", "diff", "embed", "evaluate", "finetune", "leaderboard", "load", "merge", "plan", "predict", "runs"]
+VERBS = [
+    "base_checkpoint", "compare", "diff", "embed", "evaluate", "finetune", "leaderboard", "load", "merge", "plan",
+    "predict", "runs",
+]  # fmt: skip
 TEXT = "cost is ${x}, [a] {b} = 'c'"
 FOLDER = "säße, [a] = {b} 'c' ${d}"  # commas, brackets, equals signs, quotes and non-ASCII letters
 

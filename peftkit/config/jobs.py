@@ -14,6 +14,9 @@ _GENERATOR = tuple(  # the keys of `generate` that choose and call a model, with
         "price_out", "batch", "max_answer_tokens", "chat", "quantization", "request", "retries", "timeout",
     )
 )  # fmt: skip
+_TRAINING = (  # the keys of training that only some jobs read
+    "claim", "vocab", "generate", "workers", "sequential_seeds", "tasks", "multitask", "start", "export.with_base",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,14 @@ _JOBS = (
         "finetune",
         "train, score and record (the default)",
         "peftkit.jobs.finetune:finetune",
-        keys=("claim", "vocab", "generate", "workers", "sequential_seeds", "tasks", "multitask", "start"),
+        keys=_TRAINING,
         trains=True,
     ),
     Job(
         "plan",
         "show the trainable parameters, steps, memory and duration of runs, without training them",
         "peftkit.jobs.plan:make_plan",
-        keys=("claim", "vocab", "generate", "plan", "workers", "sequential_seeds", "tasks", "multitask", "start"),
+        keys=(*_TRAINING, "plan"),
         trains=True,
     ),
     Job(

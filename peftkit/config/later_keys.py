@@ -20,7 +20,7 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
     "predict": {"abstain": None, "target_accuracy": None},
     "combine": {each.name: None for each in dataclasses.fields(Combine)},
     "prune": {"heads": None, "samples": 256},
-    "export": {"samples": 200, "int8": False, "gguf_type": None},
+    "export": {"with_base": False, "samples": 200, "int8": False, "gguf_type": None},
     "repo": None,
     "push": {**{each.name: None for each in dataclasses.fields(Push)}, "private": True, "dry_run": False},
     "serve": {

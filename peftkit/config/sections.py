@@ -106,6 +106,7 @@ EXPORT_RECORD = "export.json"  # in the folder of an export
 
 @dataclass
 class Export:
+    with_base: bool
     samples: int
     int8: bool
     gguf_type: str | None

@@ -21,7 +21,7 @@ from peftkit.jobs.cross_validation import cross_validate
 from peftkit.jobs.multitask import train_together
 from peftkit.jobs.report import log_warnings
 from peftkit.jobs.search import search
-from peftkit.jobs.stages import finish_run, run_stages
+from peftkit.jobs.stages import add_base, finish_run, needs_base, run_stages
 from peftkit.metrics import check_own_metrics
 from peftkit.paths import safe_name
 from peftkit.pipeline import verify
@@ -75,6 +75,8 @@ def finetune(
             if is_main_process():  # what a process that was killed after the result has not done
                 remove_leftovers(folder)
                 for each in context.parts or [context]:
+                    if needs_base(each):
+                        add_base(each)
                     if not (each.folder / REPORT).is_file():
                         write_report(each)
             if not is_nested:

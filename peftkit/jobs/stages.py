@@ -5,20 +5,22 @@ from typing import Any
 
 from peftkit import training
 from peftkit.config import is_prompted
-from peftkit.config.console import is_main_process
+from peftkit.config.console import is_main_process, log
 from peftkit.config.shipped_files import shipped_files
 from peftkit.pipeline import verify
+from peftkit.pipeline.artifacts import store_base
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.calibration import calibrate
 from peftkit.pipeline.domain_scores import record_domains
 from peftkit.pipeline.evaluate import evaluate_splits, predict_encoded
 from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encode
-from peftkit.pipeline.export import artifact_bytes, export_artifact, save_prompt
+from peftkit.pipeline.export import artifact_bytes, describe_artifact, export_artifact, has_base, save_prompt
 from peftkit.pipeline.frozen import reused_states
 from peftkit.pipeline.measures import compare_language, mean_bits_per_byte, measure_latency
 from peftkit.pipeline.train import TrainedRun, run_costs, train
 from peftkit.results import run_folder
 from peftkit.results.model_card import model_card
+from peftkit.results.run_result import RunResult
 
 
 def run_stages(context: RunContext) -> None:
@@ -106,6 +108,19 @@ def latencies(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits
     return dict(measure_latency(context.config, bundle, splits.validation[name]))
 
 
+def needs_base(context: RunContext) -> bool:
+    """Return whether the base is to be stored beside an adapter, and is not there yet."""
+    adapter = context.folder / "adapter"
+    return context.config.export.with_base and adapter.is_dir() and not has_base(adapter)
+
+
+def add_base(context: RunContext) -> None:
+    """Store the base beside the adapter of a run that is finished."""
+    context.result = RunResult.finished(context.folder).record
+    finish_run(context, context.folder / "adapter")
+    log(f"the base is stored in {context.folder / 'adapter' / 'base'}")
+
+
 def finish_run(context: RunContext, artifact: Path | None) -> None:
     """Write the model card and, as the last file that a finished run needs, its result."""
     if not is_main_process():
@@ -113,7 +128,11 @@ def finish_run(context: RunContext, artifact: Path | None) -> None:
     folder = context.folder
     context.check_folder()
     if artifact is not None:
-        run_folder.write_text(folder / "README.md", model_card(context.result, artifact.name))
+        if needs_base(context):
+            store_base(RunResult(folder))
+        base = None if artifact.name == "model" or has_base(artifact) else context.model_source
+        card = model_card(context.result, describe_artifact(artifact, artifact.name, artifact.name, base))
+        run_folder.write_text(folder / "README.md", card)
     context.result["files"] = shipped_files(folder)
     context.result["meta"]["status"] = "finished"
     run_folder.write_result(folder, context.result)

@@ -19,16 +19,18 @@ from peftkit.config.source import ADAPTER_FILE, Source
 from peftkit.config.start import base_of
 from peftkit.data.formats import Format
 from peftkit.methods import Steering, load_adapter
-from peftkit.models.checkpoints import locate
+from peftkit.models.checkpoints import checkpoint_path, locate
 from peftkit.models.embedding_rows import add_new_rows
 from peftkit.models.heads import loading_class
 from peftkit.models.load import auto_class, load_model
 from peftkit.models.quantization import copy_dequantized
 from peftkit.pipeline.build import TrainingBundle, format_for, head_kind, instantiate_method
+from peftkit.pipeline.export import has_base
 from peftkit.pipeline.foreign_adapters import merge_foreign_adapter
 from peftkit.pipeline.merged import write_merged
 from peftkit.pipeline.sources import PROMPT_FOLDER, converted_checkpoint, ensure_mini, run_tokenizer
 from peftkit.pipeline.steering import load_steering
+from peftkit.results.loading_code import BASE
 from peftkit.results.locks import locked_file
 from peftkit.results.run_result import RunResult
 
@@ -79,6 +81,27 @@ def base_source(run: RunResult) -> Source:
         raise UserError(f"{run.folder} was trained on the checkpoint {run.source.name}, which is missing; restore it")
     is_file = run.source.kind == "folder" and Path(run.config.model.checkpoint).is_file()  # converted, in the cache
     return find_model(run.config.model, "offline") if is_file or run.source.kind == "offline" else run.source
+
+
+def find_base(run: RunResult) -> str:
+    """Return the folder, or the Hub id, of a run's base: stored beside its adapter, or where it was trained.
+
+    Raises:
+        UserError: its folder is missing.
+    """
+    stored = run.folder / "adapter" / BASE
+    return str(stored) if has_base(stored.parent) else checkpoint_path(base_source(run))
+
+
+@stage("storing the base")
+def store_base(run: RunResult) -> None:
+    """Save the base of a run's adapter in adapter/base, in full precision, from where transformers loads it."""
+    folder = run.folder / "adapter" / BASE
+    config = (folder / "config.json").read_text(encoding="utf-8")
+    with torch.random.fork_rng():  # the head of the base is newly initialized, and replaced by that of the adapter
+        tokenizer = run_tokenizer(run.config, run_tokenizer_source(run), base_source(run))
+        load_base(run, tokenizer, quantized=False).save_pretrained(folder)
+    (folder / "config.json").write_text(config, encoding="utf-8")
 
 
 @stage("loading the run")

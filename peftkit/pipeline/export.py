@@ -16,6 +16,7 @@ from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.sources import PROMPT_FOLDER
 from peftkit.pipeline.steering import save_steering
 from peftkit.results import run_folder
+from peftkit.results.loading_code import BASE, Artifact
 
 
 def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab: str | None = None) -> Path:
@@ -34,7 +35,7 @@ def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab:
     if not is_peft:
         bundle.model.save_pretrained(str(artifact))
         return artifact
-    # label names and pooling: AutoConfig.from_pretrained("adapter/base") builds exactly the base that was trained
+    # label names and pooling: AutoConfig.from_pretrained("adapter", subfolder="base") has those of the trained base
     config = copy.deepcopy(bundle.model.get_base_model().config)
     if vocab is None:
         bundle.model.save_pretrained(str(artifact))
@@ -44,7 +45,7 @@ def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab:
         vocabulary = read_vocabulary(Path(vocab))
         save_rows(artifact, vocabulary, padding_rows(Path(vocab)))
         config.vocab_size = vocabulary.base_rows  # the base has no rows for new tokens
-    config.save_pretrained(str(artifact / "base"))
+    config.save_pretrained(str(artifact / BASE))
     # the base by its Hub id, or by the name of its folder: PEFT writes the path on this machine
     base = run_folder.checkpoint_name(asdict(source)) if source.kind == "folder" else source.name
     file = artifact / "adapter_config.json"
@@ -55,6 +56,24 @@ def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab:
     file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
     (artifact / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the run folder has the model card
     return artifact
+
+
+def has_base(artifact: Path) -> bool:
+    """Return whether an adapter's folder has the weights of its base."""
+    return any((artifact / BASE).glob("model*.safetensors"))
+
+
+def describe_artifact(folder: Path, name: str, path: str, base: Source | None) -> Artifact:
+    """Return what a model card describes, of the folder of an artifact.
+
+    Args:
+        name: adapter, model, merged or prompt.
+        path: what `from_pretrained` gets: the folder relative to that of the card, or a Hub id.
+        base: of a prompt, and of an adapter that is not stored beside it.
+    """
+    file = folder / BASE / "config.json" if name == "adapter" else folder / "config.json"
+    config = {} if name == PROMPT_FOLDER else json.loads(file.read_text(encoding="utf-8"))
+    return Artifact(name, path, config, base, folder.parent)
 
 
 def export_sentence_files(bundle: TrainingBundle, folder: Path) -> None:

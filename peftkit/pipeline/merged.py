@@ -18,6 +18,8 @@ from peftkit.paths import sync
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.comparison import EXAMPLES, TOLERANCE, flat, fp32_scores, max_difference
 from peftkit.pipeline.export import export_sentence_files
+from peftkit.results.loading_code import Artifact
+from peftkit.results.model_card import model_card
 from peftkit.results.run_result import RunResult
 
 INPUTS, TOKENS = 4, 16  # random tokens, where no example can be read
@@ -37,8 +39,15 @@ def write_merged(run: RunResult, bundle: TrainingBundle, folder: Path) -> None:
         encoded = bundle.format.encode(examples)
         return flat(bundle, fp32_scores(replace(bundle, model=model), list(encoded.inputs)), encoded)
 
+    def save_rest(part: Path) -> None:
+        export_sentence_files(bundle, part)
+        bundle.tokenizer.save_pretrained(str(part))
+        card = model_card(run.record, Artifact("merged", ".", merged.config.to_dict()))
+        (part / "README.md").write_text(card, encoding="utf-8")
+
     before = score(bundle.model)
-    write_checkpoint(merge_adapter(bundle.model), before, score, folder, lambda part: _save_rest(bundle, part))
+    merged = merge_adapter(bundle.model)
+    write_checkpoint(merged, before, score, folder, save_rest)
 
 
 def write_checkpoint(
@@ -105,8 +114,3 @@ def _examples(run: RunResult) -> Dataset | None:
         return None
     table = splits[config.task.splits["validation"][0]]
     return table.select(range(min(EXAMPLES, len(table))))
-
-
-def _save_rest(bundle: TrainingBundle, folder: Path) -> None:
-    export_sentence_files(bundle, folder)
-    bundle.tokenizer.save_pretrained(str(folder))

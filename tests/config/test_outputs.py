@@ -48,3 +48,12 @@ def test_outputs_that_cannot_be_written_are_refused(folder: Path, overrides: lis
         advice = found[0].rpartition(" ")[2]
         again = check(["run=run", *(each for each in overrides if "output=" not in each), advice])
         assert not any("output=" in each for each in again) and not exists(advice.removeprefix("output="))
+
+
+def test_a_base_is_stored_beside_adapters_only() -> None:
+    base = ["task=sst2", "export.with_base=true"]
+    assert check([*base, "method=lora"]) == []
+    (message,) = check([*base, "method=full"])
+    assert message == "export.with_base=true stores the base beside an adapter, method=full saves none; drop it"
+    (message,) = check([*base, "task.folds=5"])
+    assert "this run keeps no model" in message

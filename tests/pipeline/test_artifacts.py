@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 
 import pytest
+import torch
 from helpers import commands
+from transformers import AutoModelForSequenceClassification
 
 import peftkit
 
@@ -25,3 +27,19 @@ def test_an_adapter_names_its_base_without_a_path(tiny: Overrides, overrides: li
     base = peftkit.load(folder)[0].get_base_model().config
     texts = [file.read_text(encoding="utf-8") for file in (folder / "adapter").rglob("*.json")]
     assert not [text for text in texts if str(base.name_or_path) in text or str(folder.parent) in text]
+
+
+def test_the_base_is_stored_beside_the_adapter_of_a_finished_run_too(tiny: Overrides) -> None:
+    command = tiny("gpt2", "task=sst2", "task.max_train_samples=8")
+    (folder,) = commands.finetune(*command)
+    before = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    base, name = folder / "adapter" / "base", next(part for part in command if part.startswith("model.checkpoint="))
+    assert peftkit.base_checkpoint(folder) == name.partition("=")[2] and not (base / "model.safetensors").exists()
+    assert commands.finetune(*command, "export.with_base=true") == [folder]
+    after = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    assert after["files"].keys() - before["files"].keys() >= {"adapter/base/model.safetensors"}
+    assert {**after, "files": None} == {**before, "files": None}
+    assert peftkit.base_checkpoint(folder) == str(base)
+    stored, loaded = AutoModelForSequenceClassification.from_pretrained(base), peftkit.load(folder)[0].get_base_model()
+    assert torch.equal(stored.transformer.h[0].ln_1.weight, loaded.transformer.h[0].ln_1.weight)
+    assert '"adapter/base", config=config)' in (folder / "README.md").read_text(encoding="utf-8")

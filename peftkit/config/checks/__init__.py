@@ -15,7 +15,7 @@ from peftkit.config.checks.exports import export_errors
 from peftkit.config.checks.generation import generation_errors
 from peftkit.config.checks.imbalance import imbalance_errors
 from peftkit.config.checks.job import job_errors, judging_errors
-from peftkit.config.checks.outputs import output_errors
+from peftkit.config.checks.outputs import base_errors, output_errors
 from peftkit.config.checks.outside import ood_errors
 from peftkit.config.checks.paths import path_errors
 from peftkit.config.checks.prediction import prediction_errors
@@ -75,7 +75,7 @@ def run_errors(run: RunConfig) -> list[str]:
     return [
         message
         for check in (
-            ood_errors, estimator_errors, decoding_errors,
+            base_errors, ood_errors, estimator_errors, decoding_errors,
             combination_errors, job_errors, task_errors, kind_errors, prompting_errors, imbalance_errors, path_errors,
             output_errors, column_errors, search_errors, generation_errors, judging_errors, prediction_errors,
             serving_errors,

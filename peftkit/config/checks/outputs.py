@@ -1,10 +1,11 @@
-"""Checks of the file that a job writes."""
+"""Checks of what a job writes."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from peftkit.config.checks.rules import messages_of
+from peftkit.config.errors import refusal
 from peftkit.config.jobs import JOBS
 from peftkit.config.run import RunConfig
 from peftkit.paths import is_file, is_folder
@@ -37,6 +38,20 @@ def output_errors(run: RunConfig) -> Iterator[str]:
             path.name in RUN_FILES and is_file(path.parent / "result.json"),
             f"output={path} is a file of a run; name another file: output={_beside(path)}",
         ),
+    )
+
+
+def base_errors(run: RunConfig) -> Iterator[str]:
+    """Yield a message where there is no adapter beside which the base could be stored."""
+    job, stores, drop = JOBS[run.job], "export.with_base=true stores the base beside an adapter", "~export.with_base"
+    is_set = run.export.with_base
+    return messages_of(
+        (is_set and not job.trains, refusal(f"{stores} in training, not in job={job.name}", drop)),
+        (
+            is_set and job.trains and not run.method.traits.adapter,
+            refusal(f"{stores}, method={run.method.name} saves none", drop),
+        ),
+        (is_set and job.trains and not run.keeps_model, refusal(f"{stores}, and this run keeps no model", drop)),
     )
 
 
