@@ -107,6 +107,14 @@ _JOBS = (
         runs="optional",
     ),
     Job(
+        "chat",
+        "talk to a run that was tuned on instructions, in the terminal: run=DIR",
+        "peftkit.jobs.chat:chat",
+        reads=("task.generation", "seed"),
+        keys=("chat",),
+        run="required",
+    ),
+    Job(
         "merge",
         "merge an adapter into its base model: run=DIR",
         "peftkit.jobs.merge:merge",

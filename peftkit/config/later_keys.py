@@ -18,6 +18,7 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
     },
     "filter": {each.name: None for each in dataclasses.fields(Filter)},
     "predict": {"abstain": None, "target_accuracy": None},
+    "chat": {"system": None},
     "combine": {each.name: None for each in dataclasses.fields(Combine)},
     "prune": {"heads": None, "samples": 256},
     "export": {"with_base": False, "samples": 200, "int8": False, "gguf_type": None},

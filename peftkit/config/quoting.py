@@ -32,7 +32,11 @@ def as_override(value: Any) -> str:
 
 def typed(key: str, value: Any) -> str:
     """Return an override as typed in a shell, in its quotes where it needs them."""
-    override = f"{key}={as_override(value)}"
+    return in_shell(f"{key}={as_override(value)}")
+
+
+def in_shell(override: str) -> str:
+    """Return an override in the quotes of a shell where it needs them."""
     if not SHELL.sub("", override):
         return override
     return shlex.quote(override) if re.search(r"[\"$`\\!]", override) else f'"{override}"'

@@ -13,6 +13,7 @@ from peftkit.config.kinds import kind_of
 from peftkit.config.later_keys import with_later_keys
 from peftkit.config.sections import (
     Bench,
+    Chat,
     Combine,
     Domains,
     Embed,
@@ -138,6 +139,7 @@ class RunConfig:
     ood: Ood
     embed: Embed
     predict: Predict
+    chat: Chat
     combine: Combine
     prune: Prune
     export: Export
@@ -229,7 +231,7 @@ SECTIONS: dict[str, type] = {
     "calibration": Calibration, "search": Search, "extend": Extend, "embed": Embed, "ood": Ood, "generate": Generate,
     "distill": Distill, "domains": Domains, "predict": Predict, "filter": Filter, "plan": Planning, "bench": Bench,
     "combine": Combine, "prune": Prune, "multitask": MultiTask, "export": Export,
-    "push": Push, "serve": Serve,
+    "push": Push, "serve": Serve, "chat": Chat,
 }  # fmt: skip
 
 MULTITASK_CHOICES = {
@@ -242,7 +244,7 @@ PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that a
 
 # keys that do not change a result, so they are not part of its id or of its entry on a board
 NON_RESULT_KEYS = {
-    "ood", "format", "export", "serve",
+    "ood", "chat", "format", "export", "serve",
     "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "predict", "plan",
     "generate", "bench", "start", "input", "output", "allow_code", "filter", "delete", "source", "data_root",
     "method.paper", "method.traits", "combine.interpolate", "cache_features", "threads", "workers",

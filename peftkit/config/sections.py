@@ -52,6 +52,11 @@ class Predict:
 
 
 @dataclass
+class Chat:
+    system: str | None
+
+
+@dataclass
 class Serve:
     host: str
     port: int

@@ -6,7 +6,7 @@ The first one raises `Interrupted`, which within `deferred` waits for the end of
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +67,16 @@ def interruptible(repeats: bool = True, replaces: bool = True) -> Iterator[None]
         for number in ours:
             signal.signal(number, before[number])
         _STATE.process = 0
+
+
+@contextmanager
+def on_interrupt(react: Callable[[], None]) -> Iterator[None]:
+    """Call a function at each SIGINT in this block, in place of ending the command."""
+    before = signal.signal(signal.SIGINT, lambda *_: react())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """Hints at the right name of a key, an option or a value."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import Any
 
 from peftkit.config.errors import Refusal, refusal
+from peftkit.config.quoting import as_override, in_shell
 from peftkit.config.run import PROVENANCE, SECTIONS, RunConfig
 from peftkit.config.signatures import fields_of
 
@@ -85,6 +87,14 @@ def takes_list(key: str) -> bool:
     section, _, name = key.rpartition(".")
     owner = SECTIONS.get(section) if section else RunConfig
     return owner is not None and any(f.name == name and "list" in str(f.type) for f in dataclasses.fields(owner))
+
+
+def as_sweep(key: str, value: Any, refuses: Callable[[Any], str | None]) -> str:
+    """Return the sweep of a list's values for a key that takes one of them; empty if it does not take each."""
+    if not isinstance(value, list) or not value or any(isinstance(x, list) or refuses(x) is not None for x in value):
+        return ""
+    override = f"{key}={','.join(map(as_override, value))}"
+    return f"{'-m ' * (len(value) > 1)}{in_shell(override)}"
 
 
 def section_error(section: str, value: str) -> str:

@@ -17,7 +17,7 @@ from peftkit.data.domains import UNLABELED_SPLIT, training_examples
 from peftkit.data.formats import Encoded
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS
 from peftkit.data.samplers import TokenBudgetSampler, padding_waste
-from peftkit.jobs.plan_record import Plan, memory_of_imports
+from peftkit.jobs.plan_record import Plan, memory_of_imports, settings_of
 from peftkit.jobs.plan_tasks import plan_tasks
 from peftkit.methods import count_parameters
 from peftkit.models.frozen import FrozenStates
@@ -27,7 +27,7 @@ from peftkit.pipeline.build import build, optimizer_steps, split_holdout, text_l
 from peftkit.pipeline.duration import Duration, estimate_duration, estimate_training
 from peftkit.pipeline.encoding import read_dataset
 from peftkit.pipeline.frozen import attached_states
-from peftkit.pipeline.memory import predict_memory, training_step, whole_memory
+from peftkit.pipeline.memory import predict_memory, training_step
 from peftkit.pipeline.sources import warn_substitutions
 from peftkit.pipeline.train import custom_loss, first_batches, make_trainer, train_sampler
 
@@ -73,9 +73,6 @@ def _plan_task(config: RunConfig) -> Plan:
     epochs = arguments.num_train_epochs if has_steps else float(config.method.traits.estimator)
     return Plan(
         run=f"{config.method.name} of {source.name} on {config.task.name} ({dataset.source.name}), seed {config.seed}",
-        names={"task": config.task.name, "model": config.model.name, "method": config.method.name},
-        overrides=config.overrides,
-        seed=config.seed,
         parameters=parameters,
         examples=len(examples),
         dropped=sum(dataset.dropped.values()),
@@ -84,17 +81,12 @@ def _plan_task(config: RunConfig) -> Plan:
         steps=steps,
         trials=sum(count for count, _ in rounds),
         trial_steps=round(steps * sum(count * share for count, share in rounds)),
-        batch_size=arguments.train_batch_size,
-        accumulation=arguments.gradient_accumulation_steps,
         epochs=epochs,
         tokens=encoded.tokens * epochs,
         padding_waste=padding_waste(encoded.lengths, batches),
-        learning_rate=arguments.learning_rate,
-        bf16=arguments.bf16,
         memory=memory,
-        imported=0 if torch.cuda.is_available() else used or 0,
-        available=config.plan.memory_gb * 1e9 if config.plan.memory_gb else whole_memory(),
         duration=estimate,
+        **settings_of(config, arguments, used),
     )
 
 

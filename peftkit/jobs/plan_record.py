@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
+
+import torch
 
 from peftkit import training
+from peftkit.config import RunConfig
 from peftkit.config.progress import duration
 from peftkit.methods import Parameters
 from peftkit.pipeline.duration import Duration
-from peftkit.pipeline.memory import Memory
+from peftkit.pipeline.memory import Memory, whole_memory
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,25 @@ class Plan:
             parts += f", trials {duration(time.trials)}" if time.trials else ""
             lines["duration"] = f"about {duration(time.total)}: {parts}"
         return lines
+
+
+def settings_of(config: RunConfig, arguments: Any, used: int | None) -> dict[str, Any]:
+    """Return the fields of a plan that are settings of its run.
+
+    Args:
+        used: bytes of the process after the imports.
+    """
+    return {
+        "names": {"task": config.task.name, "model": config.model.name, "method": config.method.name},
+        "overrides": config.overrides,
+        "seed": config.seed,
+        "batch_size": arguments.train_batch_size,
+        "accumulation": arguments.gradient_accumulation_steps,
+        "learning_rate": arguments.learning_rate,
+        "bf16": arguments.bf16,
+        "imported": 0 if torch.cuda.is_available() else used or 0,
+        "available": config.plan.memory_gb * 1e9 if config.plan.memory_gb else whole_memory(),
+    }
 
 
 @cache

@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from peftkit import training
 from peftkit.config import RunConfig
 from peftkit.config.progress import stage
 from peftkit.data.samplers import padding_waste
-from peftkit.jobs.plan_record import Plan, memory_of_imports
+from peftkit.jobs.plan_record import Plan, memory_of_imports, settings_of
 from peftkit.methods import count_parameters
 from peftkit.pipeline.artifacts import find_model
 from peftkit.pipeline.build import text_length
 from peftkit.pipeline.duration import Duration, estimate_duration, estimate_training
 from peftkit.pipeline.encoding import read_dataset
 from peftkit.pipeline.examples import RunContext
-from peftkit.pipeline.memory import predict_memory, training_step, whole_memory
+from peftkit.pipeline.memory import predict_memory, training_step
 from peftkit.pipeline.multitask import (
     TaskModel,
     build_models,
@@ -39,11 +38,11 @@ def plan_tasks(config: RunConfig) -> Plan:
     started, used = time.perf_counter(), memory_of_imports()
     tasks = _build(config)
     arguments, found = training.training_arguments(config.train, config.seed), mixture(config, tasks)
-    sampler = mixed_batches(config, tasks, arguments)
+    sampler = mixed_batches(config, tasks, arguments, found)
     batches, examples = sampler.batches(0), sum(int(each["examples"]) for each in found.values())
     steps = math.ceil(math.ceil(len(batches) / arguments.gradient_accumulation_steps) * arguments.num_train_epochs)
     steps = arguments.max_steps if arguments.max_steps > 0 else steps
-    trainer, estimate, encoded = make_multitask_trainer(config, tasks, arguments), None, [t.splits.train for t in tasks]
+    trainer, estimate = make_multitask_trainer(config, tasks, arguments, found), None
     joined: Any = trainer.train_dataset
     with training_step(trainer) as step:
         loading = time.perf_counter() - started
@@ -59,28 +58,20 @@ def plan_tasks(config: RunConfig) -> Plan:
     names = ", ".join(task.name for task in tasks)
     return Plan(
         run=f"{config.method.name} of {tasks[0].context.model_source.name} on {names} together, seed {config.seed}",
-        names={"task": config.task.name, "model": config.model.name, "method": config.method.name},
-        overrides=config.overrides,
-        seed=config.seed,
         parameters=count_parameters(trainer.model),
         examples=examples,
         dropped=sum(sum(task.context.dataset.dropped.values()) for task in tasks),
-        truncated=sum(each.truncated for each in encoded),
+        truncated=sum(task.splits.train.truncated for task in tasks),
         max_length=max(min(t.context.config.task.max_length, text_length(t.bundle.format)) for t in tasks),
         steps=steps,
         trials=0,
         trial_steps=0,
-        batch_size=arguments.train_batch_size,
-        accumulation=arguments.gradient_accumulation_steps,
         epochs=arguments.num_train_epochs,
         tokens=tokens_of_epoch(tasks, found) * arguments.num_train_epochs,
         padding_waste=padding_waste(sampler.lengths, task_parts(sampler)),
-        learning_rate=arguments.learning_rate,
-        bf16=arguments.bf16,
         memory=memory,
-        imported=0 if torch.cuda.is_available() else used or 0,
-        available=config.plan.memory_gb * 1e9 if config.plan.memory_gb else whole_memory(),
         duration=estimate,
+        **settings_of(config, arguments, used),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from peftkit import training
 from peftkit.config import RunConfig
 from peftkit.config.console import log
+from peftkit.config.kinds import kind_of
 from peftkit.config.suggestions import listed
 from peftkit.data.formats import Encoded
 from peftkit.data.mixing import JoinedExamples, MixedBatches, TaskCollator, examples_of_epoch, mixing_rates
@@ -65,7 +66,10 @@ def _with_twice_the_ranks(config: RunConfig) -> RunConfig:
     return replace(config, method=replace(config.method, config={**settings, **changed}))
 
 
-def mixture(config: RunConfig, tasks: Sequence[TaskModel]) -> dict[str, dict[str, float]]:
+Mixture = dict[str, dict[str, float]]  # by task
+
+
+def mixture(config: RunConfig, tasks: Sequence[TaskModel]) -> Mixture:
     """Return of each task its training examples, their number in an epoch, its rate and the weight of its loss."""
     settings, encoded = config.multitask, [task.splits.train for task in tasks]
     sizes = [len(each.lengths) for each in encoded]
@@ -101,13 +105,13 @@ def _loss_scale(task: TaskModel) -> float:
         return math.log(task.bundle.model.config.vocab_size)
     if found.names is None:
         return float(np.var(np.asarray(encoded.labels, dtype=float))) or 1.0
-    return math.log(2 if found.task.kind == "multilabel" else max(len(found.names), 2))
+    return math.log(2 if kind_of(found.task).several_labels else max(len(found.names), 2))
 
 
-def mixed_batches(config: RunConfig, tasks: Sequence[TaskModel], arguments: Any) -> MixedBatches:
+def mixed_batches(config: RunConfig, tasks: Sequence[TaskModel], arguments: Any, found: Mixture) -> MixedBatches:
     """Return the batches of the tasks' examples."""
     lengths = [np.asarray(task.splits.train.lengths) for task in tasks]
-    counts = [int(each["examples_of_epoch"]) for each in mixture(config, tasks).values()]
+    counts = [int(each["examples_of_epoch"]) for each in found.values()]
     return MixedBatches(
         lengths,
         counts,
@@ -127,12 +131,13 @@ def train_models(context: RunContext, tasks: Sequence[TaskModel]) -> TrainedRun:
     found = mixture(config, tasks)
     context.result["multitask"] = {"tasks": found}
     _log_mixture(found)
-    sampler = mixed_batches(config, tasks, arguments)
+    sampler = mixed_batches(config, tasks, arguments, found)
     scores = {task.name: partial(_holdout_score, task, task.predictor) for task in tasks if patience is not None}
     trainer = make_multitask_trainer(
         config,
         tasks,
         arguments,
+        found,
         train_sampler=sampler,
         scores=scores,
         patience=patience,
@@ -149,11 +154,12 @@ def train_models(context: RunContext, tasks: Sequence[TaskModel]) -> TrainedRun:
 
 
 def make_multitask_trainer(
-    config: RunConfig, tasks: Sequence[TaskModel], arguments: Any, **settings: Any
+    config: RunConfig, tasks: Sequence[TaskModel], arguments: Any, found: Mixture, **settings: Any
 ) -> training.MultiTaskTrainer:
     """Return the trainer of the tasks' models."""
     losses = [custom_loss(task.context.config, task.bundle, task.splits.train) or training.model_loss for task in tasks]
-    model = training.MultiTaskModel([task.bundle.model for task in tasks], losses, loss_weights(config, tasks))
+    weights = [each["loss_weight"] for each in found.values()]
+    model = training.MultiTaskModel([task.bundle.model for task in tasks], losses, weights)
     trainer = training.MultiTaskTrainer(
         model=model,
         args=arguments,
@@ -172,7 +178,7 @@ def _read_scores(tasks: Sequence[TaskModel], model: Any, batch: dict[int, Any]) 
     return [output_reader(tasks[task].bundle)(model.views[task], part) for task, part in batch.items()]
 
 
-def tokens_of_epoch(tasks: Sequence[TaskModel], found: dict[str, dict[str, float]]) -> float:
+def tokens_of_epoch(tasks: Sequence[TaskModel], found: Mixture) -> float:
     """Return the tokens of an epoch of all tasks, the mean over epochs."""
     return sum(_mean_length(task.splits.train) * found[task.name]["examples_of_epoch"] for task in tasks)
 
@@ -199,7 +205,7 @@ def _holdout_score(task: TaskModel, trainer: training.ScoringTrainer) -> float:
     return holdout_score(task.context.config, task.bundle, predictions, held)
 
 
-def _log_mixture(found: dict[str, dict[str, float]]) -> None:
+def _log_mixture(found: Mixture) -> None:
     counts = (f"{name} {each['examples_of_epoch']:,} of {each['examples']:,}" for name, each in found.items())
     log(f"   examples of an epoch: {listed(counts)}")
     if len({each["loss_weight"] for each in found.values()}) > 1:

@@ -28,6 +28,10 @@ model=brt
 task=mprc
 recipe=lora_gleu
 sed=3
+seed=[1,2]
+model.pooling=[cls]
+task=sst2 task.domain=a domains.leave_out=[b,"c d"]
+train.num_train_epochs=[1,2]
 learning_rate=1
 epochs=3
 model.checkpont=x

@@ -37,13 +37,14 @@ def conversation_examples(task: TaskConfig, rows: Dataset) -> tuple[Dataset, int
 
 
 def instruction_run(folder: Path, checkpoint: Path, *overrides: str) -> Path:
-    """Return the folder of a run of an untrained tiny model, tuned on a few conversations."""
+    """Return the folder of a run of an untrained tiny model, tuned on a few conversations, whose answers it learns."""
     rows = [{"messages": turns(f"Name film {number}.", f"It is film {number}, a great film.")} for number in range(8)]
     file = folder / "talks.jsonl"
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     (found,) = commands.finetune(
         f"model={checkpoint.name}", f"model.checkpoint={checkpoint}", "task=instructions", f"task.dataset={file}",
         "source=offline", f"out={folder}", "task.max_length=48", "task.max_target_length=16", "train.bf16=false",
-        "train.learning_rate=1e-2", "train.num_train_epochs=4", "train.disable_tqdm=true", *overrides,
+        "method=full", "train.learning_rate=1e-2", "train.num_train_epochs=40", "train.disable_tqdm=true",
+        "train.save_strategy=no", *overrides,
     )  # fmt: skip
     return found

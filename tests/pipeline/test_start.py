@@ -307,7 +307,7 @@ def test_another_method_base_or_rank_is_refused_with_what_to_type(
         (["start={empty}"], "is no run and no adapter"),
         (["start={bert}", "method=zero_shot", "model=gpt2"], "method=zero_shot trains nothing"),
         (["start={bert}", "method=adalora"], "method=adalora has a schedule of ranks for one training"),
-        (["start={bert}", "search.config.r=[4,8]"], "search.config tries settings that the start has fixed"),
+        (["start={bert}", "search.config.r=[4,8]"], "search.config.r tries what the start has fixed"),
         (["start={bert}", "job=inspect"], "start= is not for job=inspect"),
         (["start={pickled}"], "pickled weights can contain code"),
         (["start={code}"], "auto_map is refused in adapter_config.json"),

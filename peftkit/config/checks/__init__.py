@@ -5,6 +5,7 @@ from typing import Any
 
 from peftkit.config.checks.arithmetic import combine_errors
 from peftkit.config.checks.benchmarks import bench_errors
+from peftkit.config.checks.chatting import chat_errors
 from peftkit.config.checks.columns import column_errors
 from peftkit.config.checks.combinations import combination_errors
 from peftkit.config.checks.cross_validation import holdout_errors
@@ -75,7 +76,7 @@ def run_errors(run: RunConfig) -> list[str]:
     return [
         message
         for check in (
-            base_errors, ood_errors, estimator_errors, decoding_errors,
+            base_errors, ood_errors, estimator_errors, decoding_errors, chat_errors,
             combination_errors, job_errors, task_errors, kind_errors, prompting_errors, imbalance_errors, path_errors,
             output_errors, column_errors, search_errors, generation_errors, judging_errors, prediction_errors,
             serving_errors,

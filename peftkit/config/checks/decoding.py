@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,7 @@ def decoding_errors(run: RunConfig) -> Iterator[str]:
     if task is None:
         return
     scored_only = kind_of(task).name == "preferences" and run.job not in ("predict", "chat")
-    lengths = {**(task.generation or {}), **run.task.generation}
-    least, most = lengths.get("min_new_tokens"), lengths.get("max_new_tokens") or task.target_length
+    unfeasible = unfeasible_length(replace(task, generation={**(task.generation or {}), **run.task.generation}))
     yield from messages_of(
         (
             not generates_text(task) and task.kind != "preferences",
@@ -111,15 +111,17 @@ def decoding_errors(run: RunConfig) -> Iterator[str]:
             scored_only,
             refusal("task.generation: pairs are scored, no text is generated before job=predict", *_drop(run)),
         ),
-        (
-            least is not None and least > most,
-            refusal(
-                f"{PREFIX}min_new_tokens={least} is more than the {most} tokens of an answer",
-                f"{PREFIX}max_new_tokens={least}",
-                verb="set",
-            ),
-        ),
+        (unfeasible, unfeasible or ""),
     )
+
+
+def unfeasible_length(task: TaskConfig, prefix: str = PREFIX) -> str | None:
+    """Return the message about a minimum length of answers that is above the maximum."""
+    least, most = (task.generation or {}).get("min_new_tokens"), task.answer_length
+    if least is None or least <= most:
+        return None
+    wrong = f"{prefix}min_new_tokens={least} is more than the {most} tokens of an answer"
+    return refusal(wrong, f"{prefix}max_new_tokens={least}", verb="set")
 
 
 def _drop(run: RunConfig) -> list[str]:

@@ -8,7 +8,7 @@ from peftkit.config.checks.rules import messages_of
 from peftkit.config.checks.run_folders import recorded_config
 from peftkit.config.errors import UserError, refusal
 from peftkit.config.run import RunConfig, is_prompted
-from peftkit.paths import is_folder, safe_name
+from peftkit.paths import is_folder
 
 NAME = r"(?!.*(?:--|\.\.))[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?(?<!\.git)"  # huggingface_hub's rules for repositories
 REPO_ID = re.compile(rf"{NAME}/{NAME}", re.ASCII)
@@ -24,7 +24,7 @@ def push_errors(run: RunConfig) -> Iterator[str]:
     yield from _id_errors("push.base_model", run.push.base_model or "a/b")
     branch = run.push.revision
     if branch is not None and not BRANCH.fullmatch(branch):
-        yield refusal(f"push.revision={branch}: expected the name of a branch", f"push.revision={safe_name(branch)}")
+        yield refusal(f"push.revision={branch}: expected the name of a branch", "push.revision=main")
     try:
         config = None if run.run is None else recorded_config(Path(run.run))
     except UserError:  # an unfinished run has a message already

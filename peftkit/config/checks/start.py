@@ -30,8 +30,9 @@ def start_errors(run: RunConfig) -> Iterator[str]:
     ):
         if is_wrong:
             yield Refusal(f"{message}{merged}", other)
-    if run.search.config:
-        yield refusal("search.config tries settings that the start has fixed", "~search.config")
+    for name in run.search.config or ():
+        key = f"search.config.{name}"
+        yield refusal(f"{key} tries what the start has fixed", f"~{key}")
     if run.start is not None and not is_hub_id(run.start):
         yield from _folder_errors(run.start, Path(run.start))
 

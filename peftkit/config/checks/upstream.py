@@ -8,7 +8,7 @@ from peftkit.config.checks.values import CHOICES, Found, as_typed, value_of
 from peftkit.config.errors import refusal
 from peftkit.config.own_code import code_errors, is_allowed, shipped_targets
 from peftkit.config.signatures import Field, class_nodes, fields_of, module_trees
-from peftkit.config.suggestions import TRAINING, nearest, renamed_key, with_hint
+from peftkit.config.suggestions import TRAINING, as_sweep, nearest, renamed_key, with_hint
 
 UPSTREAM = ("train.", "method.config.", "method.quantization.", "generate.quantization.", "task.generation.")
 QUANTIZATION = "transformers.utils.quantization_config.BitsAndBytesConfig"
@@ -76,7 +76,8 @@ def _option_errors(name: str, value: Any, fields: Mapping[str, Field], prefix: s
     if name not in fields:
         yield key, renamed_key(f"{key}: unknown option of {owner}", key, nearest(str(name), fields, prefix))
     elif (expected := fields[name].refuses(value)) is not None:
-        yield key, f"{key}={as_typed(value)}: expected {expected}"
+        wrong, fix = f"{key}={as_typed(value)}: expected {expected}", as_sweep(key, value, fields[name].refuses)
+        yield key, refusal(wrong, fix) if fix else wrong
 
 
 def _collator_errors(collator: Any) -> Iterator[Found]:

@@ -15,7 +15,7 @@ from peftkit.config.later_keys import ADDED_LATER
 from peftkit.config.run import MULTITASK_CHOICES, PROVENANCE, SECTIONS, RunConfig
 from peftkit.config.sections import LORA_METHODS, OBJECTIVE_KEYS
 from peftkit.config.signatures import annotation
-from peftkit.config.suggestions import RENAMED, nearest, section_error, takes_list, unknown_key, with_hint
+from peftkit.config.suggestions import RENAMED, as_sweep, nearest, section_error, takes_list, unknown_key, with_hint
 from peftkit.config.traits import Traits
 
 Found = tuple[str, str]  # the key, and the message about it
@@ -73,7 +73,7 @@ def range_errors(config: Mapping[str, Any], invalid: set[str]) -> Iterator[Found
     for key, (holds, expected) in RANGES.items():
         value = None if key in invalid else value_of(config, key)
         if value is not None and not holds(value):
-            yield key, _expected(f"{key}={as_typed(value)}: expected {expected}")
+            yield key, _expected(key, f"{key}={as_typed(value)}: expected {expected}")
     yield from _adapter_errors(value_of(config, "method.config"), invalid | RANGES.keys())
 
 
@@ -97,10 +97,10 @@ def _adapter_errors(values: Any, checked: set[str]) -> Iterator[Found]:
             yield key, refusal(f"{key}={value}: expected 0 or more", f"~{key}")
 
 
-def _expected(message: str) -> str:
-    """Return a message about a range, with the overrides after "; use " as its fix."""
+def _expected(key: str, message: str) -> str:
+    """Return a message about a range; its fix is the overrides after "; use ", or else to drop the key."""
     wrong, _, fix = message.partition("; use ")
-    return refusal(wrong, *fix.split(", or ")) if fix else message
+    return refusal(wrong, *(fix or f"~{key}").split(", or "))
 
 
 def value_of(config: Mapping[str, Any], key: str) -> Any:
@@ -137,11 +137,11 @@ def _type_errors(values: Mapping[str, Any], owner: type, prefix: str) -> Iterato
         elif str(field.type) == Traits.__name__:
             if not isinstance(value, Mapping):
                 yield key, f"{key}={as_typed(value)}: expected a mapping; use {key}={{mergeable: false}}"
-        elif (expected := annotation(str(field.type), __name__).refuses(value)) is not None:
-            is_one = isinstance(value, (str, int, float)) and takes_list(key)
-            wrong = f"{key}={as_typed(value)}: expected {expected}"
-            fix = f"{key}=[{value}]" if is_one else f"{key}._target_={value} ~{key}" if key == "collator" else ""
-            yield key, refusal(wrong, fix) if fix and not isinstance(value, list) else wrong
+        elif (description := (expected := annotation(str(field.type), __name__)).refuses(value)) is not None:
+            fix = f"{key}._target_={value} ~{key}" if key == "collator" else as_sweep(key, value, expected.refuses)
+            fix = f"{key}=[{value}]" if isinstance(value, (str, int, float)) and takes_list(key) else fix
+            wrong = f"{key}={as_typed(value)}: expected {description}"
+            yield key, refusal(wrong, fix) if fix else wrong
 
 
 def _leaf_errors(value: Any, key: str) -> Iterator[Found]:

@@ -55,6 +55,15 @@ class InstructionFormat(TextGenerationFormat):
             answer_formats=answer_formats(examples["group"], examples["label"], has_lines=self.is_decoder),
         )
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether a prompt may have earlier turns: a T5 learns them from conversations only."""
+        return self.is_decoder or self.task.label is None
+
+    def encode_turns(self, turns: list[Turn]) -> list[int]:
+        """Return the tokens of a prompt of these turns, which an answer follows."""
+        return self._pair(turns, None)[0]
+
     def render_shot(self, row: dict[str, Any]) -> str:
         """Return a conversation with its answer as a few-shot example."""
         prompt, answer = self._pair(row["messages"], row["label"])

@@ -113,6 +113,23 @@ class PreferenceFormat(Format):
         """Return the tokens of each prompt, which an answer follows."""
         return [self._ids(value)[0][-self.max_prompt_tokens(self.task.answer_length) :] for value in values]
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether a prompt may have several turns: those of texts without a chat template are a text each."""
+        return self.task.chat if self.task.chat is not None else self.tokenizer.chat_template is not None
+
+    def encode_turns(self, turns: list[Turn]) -> list[int]:
+        """Return the tokens of a prompt of these turns, which an answer follows.
+
+        Raises:
+            UserError: the prompts are texts, and there are several turns.
+        """
+        if self.takes_turns:
+            return self._ids(turns)[0]
+        if len(turns) > 1:
+            raise UserError("the prompts of the run are texts without turns; drop chat.system")
+        return self._ids(turns[0]["content"])[0]
+
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """Return TRL's collator: all prompts with chosen answers, then all with rejected answers."""
         from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -145,8 +162,7 @@ class PreferenceFormat(Format):
         if isinstance(prompt, str):
             template = self.task.template
             text = prompt.strip() if template is None else fill_template(template, {self.task.text[0]: prompt})
-            is_chat = self.task.chat if self.task.chat is not None else self.tokenizer.chat_template is not None
-            if not is_chat:
+            if not self.takes_turns:
                 before = self.tokenizer(text, verbose=False)["input_ids"]
                 after = f"{answer_separator(template)}{answer.lstrip()}" if answer else ""
                 return list(before), [*continuations(self.tokenizer, [after])[0], self.end_id]
