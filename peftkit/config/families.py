@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from peftkit.config.kinds import DECODER, ENCODER, SEQ2SEQ
 
-MEAN_POOLING = "mean_pooling_"  # prefix of the model types of peftkit's own classifiers, see models/classifiers.py
+# prefixes of the model types of peftkit's own classifiers, see models/classifiers.py and models/pairs.py
+MEAN_POOLING, PAIRS_APART = OWN_CLASSIFIERS = "mean_pooling_", "pairs_apart_"
 
 
 class Modules(NamedTuple):
@@ -268,7 +269,7 @@ HEAD_SUBMODULES = frozenset(("pooler", "pre_classifier"))  # parts of heads that
 
 def family_of(model_type: str) -> Family | None:
     """Return the family of a model type, also of peftkit's own classifiers; None where there is no record."""
-    return FAMILIES.get(model_type.removeprefix(MEAN_POOLING))
+    return FAMILIES.get(_without_prefix(model_type))
 
 
 def declared_family(architecture: str, stand_in: str) -> Family:
@@ -280,7 +281,11 @@ def declared_family(architecture: str, stand_in: str) -> Family:
 def base_type(model_type: str) -> str:
     """Return transformers' model type of the base below one of peftkit's own classifiers, any other type unchanged."""
     family = family_of(model_type)
-    return (family.encoder_of if family else None) or model_type.removeprefix(MEAN_POOLING)
+    return (family.encoder_of if family else None) or _without_prefix(model_type)
+
+
+def _without_prefix(model_type: str) -> str:
+    return model_type.removeprefix(MEAN_POOLING).removeprefix(PAIRS_APART)
 
 
 def suggested_model(architecture: str, model_type: str = "") -> str:

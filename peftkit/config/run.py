@@ -43,7 +43,8 @@ class ModelConfig:
     stand_in: str
     learning_rates: dict
     keep_layers: list[int] | None
-    attn_implementation: str | None = None  # not in a model YAML of an earlier version
+    attn_implementation: str | None = None  # this and the next are not in a model YAML of an earlier version
+    pairs: str | None = None
 
 
 @dataclass
@@ -173,7 +174,8 @@ class RunConfig:
     @property
     def caches_features(self) -> bool:
         """Return whether the states of a frozen base are computed once, without dropout."""
-        changed = self.collator, self.method.quantization, *(self.train.get(name) for name in CHANGES_STATES)
+        changed = self.collator, self.method.quantization, self.model.pairs
+        changed += tuple(self.train.get(name) for name in CHANGES_STATES)
         is_alone = self.tasks is None
         return self.cache_features and is_alone and self.method.traits.frozen_base and not any(changed)
 

@@ -34,7 +34,10 @@ from peftkit.pipeline.verify import VerificationError
 from peftkit.training.callbacks import allocate_ranks
 from peftkit.training.trainer import is_adalora
 
-HEAD_TASKS = ("classification", "regression", "token_classification", "question_answering", "causal_lm", "seq2seq")
+PAIRS_APART = "pairs_apart"  # classification with model.pairs=apart
+HEAD_TASKS = (
+    "classification", "regression", PAIRS_APART, "token_classification", "question_answering", "causal_lm", "seq2seq",
+)  # fmt: skip
 SUPPORTED, REFUSED, FAILED = "supported", "refused", "failed"
 STEPS, EXACT = 8, 1e-5  # training steps; relative tolerance of scores in fp32
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
@@ -94,8 +97,9 @@ def compose(method: str, model: str, head: str, checkpoint: Path) -> RunConfig:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
+    task = "classification" if head == PAIRS_APART else head
     overrides = [
-        f"method={method}", f"model={model}", f"task={head}", f"model.checkpoint='{checkpoint}'", "source=offline",
+        f"method={method}", f"model={model}", f"task={task}", f"model.checkpoint='{checkpoint}'", "source=offline",
         f"task.dataset='{checkpoint}/config.json'", "task.text=[text]", "task.max_length=32",
         f"train.num_train_epochs={STEPS}", "train.per_device_train_batch_size=8", "+train.bf16=false",
         "train.learning_rate=1e-2",
@@ -104,6 +108,7 @@ def compose(method: str, model: str, head: str, checkpoint: Path) -> RunConfig:
         "token_classification": ["task.metrics=[token_accuracy]"],
         "question_answering": ["task.stride=4", "task.text=[question,text]"],
         "seq2seq": ["task.label=label"],
+        PAIRS_APART: ["model.pairs=apart", "task.text=[question,text]"],
     }.get(head, [])
     is_composing = GlobalHydra.instance().is_initialized()  # below the command line
     with nullcontext() if is_composing else hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):

@@ -128,7 +128,7 @@ def vector_pooling(model: ModelConfig, source: Source) -> str:
     if model.family == "encoder" and not modes:
         config = _read_checkpoint_json(source, "config.json")
         is_mean = str(config.get("model_type")).startswith(MEAN_POOLING)
-        is_mean = is_mean or _run_source(source).get("pooling") == "mean"
+        is_mean = is_mean or "mean" in (config.get("pair_pooling"), _run_source(source).get("pooling"))
         modes = ["mean" if is_mean else "cls"]
     return next(iter(modes), {"encoder": "cls", "decoder": "last", "seq2seq": "mean"}[model.family])
 

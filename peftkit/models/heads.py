@@ -31,6 +31,7 @@ from peftkit.models.classifiers import (
     mean_pooling_classes,
     without_pooler,
 )
+from peftkit.models.pairs import PairsApartBertConfig
 
 
 class Backbone:
@@ -67,6 +68,20 @@ def config_arguments(config: PretrainedConfig) -> dict[str, Any]:
 CLASSIFIERS = {
     model_type: mean_pooling_classes(model_type) for model_type, family in FAMILIES.items() if family.pools_mean
 }
+
+
+def sequence_config(config: PretrainedConfig, pooling: str | None, pairs: str | None) -> PretrainedConfig:
+    """Return the config of a model with a sequence head: that of the checkpoint, or of one of peftkit's classifiers.
+
+    Raises:
+        UserError: pairs are encoded apart, and the checkpoint is not a BERT.
+    """
+    if pairs is None:
+        return mean_pooling_config(config) if pooling == "mean" else config
+    if config.model_type != "bert":
+        wrong = f"model.pairs={pairs} needs BERT's token types, which mark the second text, and {config.model_type}"
+        raise UserError(refusal(f"{wrong} is none", "model=minilm ~model.checkpoint", "~model.pairs"))
+    return PairsApartBertConfig(**{**config_arguments(config), "pair_pooling": pooling})
 
 
 def mean_pooling_config(config: PretrainedConfig) -> PretrainedConfig:

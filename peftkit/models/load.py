@@ -19,7 +19,7 @@ from peftkit.compat.transformers import disable_weight_packing
 from peftkit.config import ModelConfig, UserError, refusal
 from peftkit.config.families import (
     HEAD_SUBMODULES,
-    MEAN_POOLING,
+    OWN_CLASSIFIERS,
     UNSUPPORTED,
     base_type,
     declared_family,
@@ -37,7 +37,7 @@ from peftkit.models.heads import (
     config_arguments,
     is_above_base,
     loading_class,
-    mean_pooling_config,
+    sequence_config,
 )
 from peftkit.models.layers import keep_layers
 from peftkit.models.quantization import quantization_config
@@ -65,9 +65,9 @@ def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
 
 
 def _read_config(source: Source) -> PretrainedConfig:
-    """Return a checkpoint's config; of a mean-pooling classifier that of its encoder, see `pooling_of`."""
+    """Return a checkpoint's config; of one of peftkit's classifiers that of its encoder, see `pooling_of`."""
     config = load_pretrained_config(source)
-    if not config.model_type.startswith(MEAN_POOLING):
+    if not config.model_type.startswith(OWN_CLASSIFIERS):
         return config
     return AutoConfig.for_model(base_type(config.model_type), **config_arguments(config))
 
@@ -110,8 +110,8 @@ def load_model(
         backbone = read_checkpoint(auto, source, config, quantization, model.attn_implementation)[0]
         backbone.config.vector_pooling = vector_pooling(model, source)
         return backbone if model.keep_layers is None else keep_layers(backbone, model.keep_layers)
-    if KINDS[kind].has_sequence_head and pooling_of(model, source) == "mean":
-        config = mean_pooling_config(config)
+    if KINDS[kind].has_sequence_head:
+        config = sequence_config(config, pooling_of(model, source), model.pairs)
     labels = [str(label) for _, label in sorted(config.id2label.items())]
     if not auto.__name__.endswith("LM"):
         size_head(config, KINDS[kind], label_names)

@@ -99,6 +99,8 @@ def mixing_error(run: RunResult) -> str | None:
         )
     if config.vocab is not None:
         return f"{folder} has tokens that the base lacks (vocab=); use run= for each run"
+    if config.model.pairs is not None:
+        return f"{folder} encodes the texts of a pair apart, two for each example; use run= for each run"
     return None
 
 

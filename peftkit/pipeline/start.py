@@ -11,7 +11,7 @@ from peftkit.compat.hub import download_adapter
 from peftkit.config import RunConfig, UserError, kind_of, refusal, refuse
 from peftkit.config.checks.start import WEIGHTS_FILE
 from peftkit.config.console import log
-from peftkit.config.families import MEAN_POOLING
+from peftkit.config.families import OWN_CLASSIFIERS
 from peftkit.config.json_files import read_json
 from peftkit.config.quoting import typed
 from peftkit.config.source import ADAPTER_FILE, Source
@@ -112,7 +112,7 @@ class Start:
         settings = _model_settings(self.folder)
         # of another program without a config: a class of transformers, which has no mean pooling
         is_same = settings.get("model_type", model.config.model_type) == model.config.model_type
-        is_same = is_same and (bool(settings) or not model.config.model_type.startswith(MEAN_POOLING))
+        is_same = is_same and (bool(settings) or not model.config.model_type.startswith(OWN_CLASSIFIERS))
         if self.run is not None:
             is_same, labels = is_same and self.run.config.task.kind == config.task.kind, self.run.label_names
         else:

@@ -20,6 +20,7 @@ def combination_errors(run: RunConfig) -> list[str]:
     checks = (
         *(training if JOBS[run.job].trains else ()),
         _model_errors,
+        _pair_errors,
         _teacher_errors,
         _training_errors,
         _process_errors,
@@ -169,6 +170,36 @@ def _model_errors(run: RunConfig) -> Iterator[str]:
                 "loaded on",
                 "method=full",
             ),
+        ),
+    )
+
+
+def _pair_errors(run: RunConfig) -> Iterator[str]:
+    """Yield a message for each reason why the two texts of an example cannot be encoded apart."""
+    kind, method, key = kind_of(run.task), run.method, f"model.pairs={run.model.pairs}"
+    is_bert = run.model.family == ENCODER and not declared_family(ENCODER, run.model.stand_in).encoder_of
+    if run.model.pairs is None or not JOBS[run.job].trains:
+        return iter(())
+    return messages_of(
+        (
+            not kind.has_sequence_head,
+            refusal(f"{key} is for classification and regression, and task={run.task.name} is neither", "~model.pairs"),
+        ),
+        (
+            not is_bert,
+            refusal(f"{key} is for a BERT, and model={run.model.name} is none", "model=minilm ~model.checkpoint"),
+        ),
+        (
+            kind.has_sequence_head and len(run.task.text) != 2,
+            refusal(f"{key} encodes two texts, and task={run.task.name} has {len(run.task.text)}", "~model.pairs"),
+        ),
+        (
+            method.traits.has_own_model or method.traits.lengthens_text,
+            refusal(f"{key}: method={method.name} does not encode a text by itself", "method=lora", "~model.pairs"),
+        ),
+        (
+            run.domains.objective == "adversarial",
+            refusal(f"domains.objective=adversarial reads the states of one text, not those of {key}", "~model.pairs"),
         ),
     )
 

@@ -29,6 +29,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "claim": ("small_data", "prompt_scale", "lora_merge", "quantization", "by_task", None),
     "model.family": ("encoder", "decoder", "seq2seq"),
     "model.pooling": ("auto", "cls", "mean", None),
+    "model.pairs": ("apart", None),
     "model.stand_in": tuple({family.stand_in for family in FAMILIES.values()}),
     "task.kind": tuple(KINDS),
     "task.sample_by": ("line", "document", None),
