@@ -30,7 +30,7 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
     },
     "multitask": {
         "adapter": "shared", "mixing": "proportional", "limit": None, "temperature": None, "batches": "homogeneous",
-        "normalize_loss": True, "weights": None,
+        "normalize_loss": True, "weights": None, "tags": None,
     },
 }  # fmt: skip
 
@@ -38,6 +38,7 @@ ADDED_TO_SECTIONS: dict[str, dict[str, Any]] = {
     "search": dict.fromkeys(("learning_rates", "config", "halving_factor")),
     "calibration": ADDED_LATER["calibration"],
     "domains": ADDED_LATER["domains"],
+    "multitask": ADDED_LATER["multitask"],
     "export": ADDED_LATER["export"],
 }
 

@@ -92,6 +92,7 @@ class MultiTask:
     batches: str
     normalize_loss: bool
     weights: dict | None
+    tags: bool | None
 
 
 @dataclass

@@ -43,6 +43,7 @@ def _score_task(context: RunContext, task: TaskModel, trained: TrainedRun) -> tu
     part.result["meta"]["started"] = context.result["meta"]["started"]
     record_training(part, trained)
     part.folder.mkdir(exist_ok=True)
+    part.result["run"]["config"]["vocab"] = part.config.vocab
     run_folder.write_config(part.folder, part.config)
     run_folder.write_result(part.folder, part.result)  # which the process that verifies it reads
     costs = score(part, bundle, task.splits, task.predictor)

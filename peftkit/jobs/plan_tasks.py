@@ -1,6 +1,7 @@
 """The plan of a run of several tasks."""
 
 import math
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -80,7 +81,8 @@ def _build(config: RunConfig) -> list[TaskModel]:
     alone = [replace(config, task=task) for task in config.tasks or ()]
     parts = [RunContext(each, source, read_dataset(each), Path(), {"audit": {}}) for each in alone]
     warn_substitutions(source, *(part.dataset.source for part in parts))
-    return build_models(RunContext(config, source, parts[0].dataset, Path(), {"audit": {}}, parts=parts))
+    with tempfile.TemporaryDirectory() as scratch:  # for tags
+        return build_models(RunContext(config, source, parts[0].dataset, Path(scratch), {"audit": {}}, parts=parts))
 
 
 def _largest_scored(tasks: Sequence[TaskModel], size: int) -> list[tuple[int, dict[str, Any]]]:

@@ -3,10 +3,11 @@
 import copy
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, TokenizersBackend
 
 from peftkit.config import UserError, refusal
@@ -164,6 +165,35 @@ EXTEND: dict[str, Callable[[PreTrainedTokenizerBase, list[str], list[VocabularyE
     UNIGRAM: _extend_unigram,
     SPACE_BPE: _extend_space_bpe,
 }
+
+
+def with_tag(tokenizer: PreTrainedTokenizerBase, tags: Sequence[str], tag: str) -> PreTrainedTokenizerBase:
+    """Return a tokenizer with tags as special tokens, one of which precedes each input, after a [CLS] or <s> there."""
+    found = Tokenizer.from_str(backend(tokenizer).to_str())
+    found.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in tags])
+    single, pair = _template(found, tag, "a"), _template(found, tag, "a", "b")
+    names = {piece.rpartition(":")[0] for piece in (*single, *pair) if not piece.startswith("$")}
+    template = TemplateProcessing(single=single, pair=pair, special_tokens=[(n, found.token_to_id(n)) for n in names])
+    settings = json.loads(found.to_str())
+    steps = settings["post_processor"] or {}
+    steps = [each for each in steps.get("processors", [steps]) if each.get("type") == "ByteLevel"]  # trims offsets
+    found.post_processor = template
+    settings["post_processor"] = json.loads(found.to_str())["post_processor"]
+    if steps:
+        settings["post_processor"] = {"type": "Sequence", "processors": [*steps, settings["post_processor"]]}
+    return _rebuilt(tokenizer, settings)
+
+
+def _template(tokenizer: Tokenizer, tag: str, first: str, second: str | None = None) -> list[str]:
+    """Return the pieces of an input of one or two texts, each with its token type, and the tag among them."""
+    found = tokenizer.encode(first, second)
+    pieces = [
+        f"{token if number is None else ('$A', '$B')[number]}:{kind}"
+        for token, number, kind in zip(found.tokens, found.sequence_ids, found.type_ids, strict=True)
+    ]
+    pieces = [each for each, before in zip(pieces, ["", *pieces], strict=False) if each != before or each[0] != "$"]
+    pieces.insert(0 if pieces[0].startswith("$") else 1, f"{tag}:0")
+    return pieces
 
 
 def _rebuilt(tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> PreTrainedTokenizerBase:

@@ -20,9 +20,11 @@ from peftkit.methods import count_parameters, join_ranks, replace_prompt_encoder
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import holdout_score, output_reader, predictor
 from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encode
+from peftkit.pipeline.tags import write_tags
 from peftkit.pipeline.train import TrainedRun, add_callbacks, custom_loss
 
 SHARED_AND_OWN = "shared_and_per_task"  # multitask.adapter
+TAGS = "tags"  # folder of the vocabularies of multitask.tags
 
 
 @dataclass
@@ -46,10 +48,11 @@ class TaskModel:
 
 def build_models(context: RunContext) -> list[TaskModel]:
     """Build the model of each task as a run of it alone does, from the same seed, and share their bodies."""
-    adapter = context.config.multitask.adapter
-    tasks: list[TaskModel] = []
+    settings, names = context.config.multitask, [part.config.task.name for part in context.parts]
+    adapter, tasks = settings.adapter, list[TaskModel]()
+    tags = write_tags(context.config, context.model_source, names, context.folder / TAGS) if settings.tags else {}
     for part in context.parts:
-        given = part.config
+        given = replace(part.config, vocab=tags.get(part.config.task.name))
         part.config = _with_twice_the_ranks(given) if adapter == SHARED_AND_OWN else given
         tasks.append(TaskModel(part, *build_and_encode(part)))
         part.config = given

@@ -8,6 +8,7 @@ from peftkit.config.checks.start import start_errors
 from peftkit.config.console import number_of_processes
 from peftkit.config.errors import refusal
 from peftkit.config.jobs import JOBS
+from peftkit.config.kinds import SEQ2SEQ, generates_text
 from peftkit.config.later_keys import ADDED_LATER
 from peftkit.config.quoting import as_override
 from peftkit.config.run import RunConfig
@@ -23,11 +24,13 @@ FOR_ONE = ("label_smoothing_factor", "neftune_noise_alpha")  # of train
 
 def several_task_errors(run: RunConfig) -> list[str]:
     """Return a message for each reason why the tasks of a run do not go together."""
-    own = (_kind_errors, _setting_errors, _method_errors, _mixing_errors) if "multitask" in JOBS[run.job].keys else ()
+    checks = [_name_errors]
+    if "multitask" in JOBS[run.job].keys:
+        checks += [_kind_errors, _setting_errors, _method_errors, _mixing_errors, _tag_errors]
     return [
         *job_errors(run),
         *start_errors(run),
-        *(message for check in (_name_errors, *own) for message in check(run)),
+        *(message for check in checks for message in check(run)),
     ]
 
 
@@ -119,6 +122,27 @@ def _method_errors(run: RunConfig) -> Iterator[str]:
                 "multitask.adapter=shared",
                 "method=lora",
             ),
+        ),
+    )
+
+
+def _tag_errors(run: RunConfig) -> Iterator[str]:
+    """Yield a message for each reason why no tag can precede the inputs of the tasks."""
+    method, texts = run.method, [task.name for task in run.tasks or [] if generates_text(task)]
+    if not run.multitask.tags:
+        return iter(())
+    return messages_of(
+        (
+            run.model.family == SEQ2SEQ,
+            refusal(f"multitask.tags: model={run.model.name} names the task in its text", "~multitask.tags"),
+        ),
+        (
+            run.model.family != SEQ2SEQ and texts,
+            refusal(f"multitask.tags is for tasks with a head, and {', '.join(texts)} has none", "~multitask.tags"),
+        ),
+        (
+            not method.traits.new_tokens,
+            refusal(f"method={method.name} cannot train the rows of multitask.tags", "method=lora", "~multitask.tags"),
         ),
     )
 
