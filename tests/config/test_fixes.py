@@ -226,6 +226,13 @@ job=generate recipe=self_instruct generate.generator=endpoint generate.base_url=
 job=generate recipe=self_instruct generate.max_cost=1
 job=embed input=a output=x.npy run=x vocab=y
 vocab=x method=ia3
+task=sst2 model.pairs=apart
+task=mrpc model=gpt2 model.pairs=apart
+task=mrpc model=minilm method=mean_embedding model.pairs=apart
+task=squad model.pairs=apart
+task=mrpc task.domain=a model=minilm model.pairs=apart domains.objective=adversarial
+tasks=[sst2,mrpc] multitask.tags=true model=t5
+tasks=[sst2,mrpc] multitask.tags=true method=ia3
 job=push run=x
 job=push run=x repo=name
 job=push run=x repo=a/b push.revision=a..b
