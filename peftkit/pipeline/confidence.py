@@ -93,13 +93,14 @@ def log_uncalibrated(run: RunResult) -> None:
         )
 
 
-def choose_threshold(config: RunConfig, run: RunResult | None) -> float | None:
+def choose_threshold(config: RunConfig, run: RunResult | None, name: str | None = None) -> float | None:
     """Return the confidence below which predictions are left to a person, None where all are answered.
 
     What to expect of it is logged, where held-out examples of the run give it.
 
     Args:
         run: None for several runs.
+        name: of the run in what is logged, where there are others.
 
     Raises:
         UserError: no threshold reaches `predict.target_accuracy` on the held-out examples.
@@ -113,18 +114,21 @@ def choose_threshold(config: RunConfig, run: RunResult | None) -> float | None:
     confidences, is_right = _held_out(run)
     if target is None:
         assert config.predict.abstain is not None
-        _log_expected(threshold_at(config.predict.abstain, confidences, is_right))
+        _log_expected(threshold_at(config.predict.abstain, confidences, is_right), name)
         return config.predict.abstain
     known = thresholds(confidences, is_right)
     chosen = next((each for each in known if each.accuracy >= target), None)
     if chosen is None:
         best = max(each.accuracy for each in known)
-        wrong = f"predict.target_accuracy={target:g}: no threshold reaches it on the {len(is_right)} held-out examples"
+        of = f"{name}: " if name else ""
+        wrong = (
+            f"{of}predict.target_accuracy={target:g}: no threshold reaches it on the {len(is_right)} held-out examples"
+        )
         reached = np.floor(best * 1000) / 1000
         raise UserError(
             refusal(wrong, f"predict.target_accuracy={reached:g}" if reached else "~predict.target_accuracy")
         )
-    _log_expected(chosen)
+    _log_expected(chosen, name)
     return chosen.confidence
 
 
@@ -203,9 +207,11 @@ def _held_out(run: RunResult) -> tuple[np.ndarray, np.ndarray]:
     return _confidences(run, scores, _probabilities(run, scores)), is_right
 
 
-def _log_expected(found: Threshold) -> None:
+def _log_expected(found: Threshold, name: str | None) -> None:
+    of = f"{name}: " if name else ""
     text = (
-        f"threshold {found.confidence:.4g}: of {found.examples} held-out training examples it answers {found.answered}"
+        f"{of}threshold {found.confidence:.4g}: of {found.examples} held-out training examples it answers "
+        f"{found.answered}"
     )
     if found.answered:
         low, high = found.interval

@@ -18,7 +18,7 @@ function chosen() {
 function showFields() {
   const run = chosen();
   const size = run.labels ? `, ${run.labels.length} labels` : "";
-  const threshold = run.threshold === null ? "" : `; below a confidence of ${run.threshold.toFixed(3)} a person decides`;
+  const threshold = run.threshold === null ? "" : `; below a confidence of ${Number(run.threshold.toPrecision(4))} a person decides`;
   byId("about").textContent = `${run.task}: ${run.kind.replaceAll("_", " ")}${size}, ${run.method} on ${run.model}${threshold}`;
   const old = new Map([...byId("fields").querySelectorAll("textarea")].map((area) => [area.name, area.value]));
   byId("fields").replaceChildren(...run.columns.flatMap((column, number) => {
@@ -33,7 +33,7 @@ function showFields() {
     });
     return [label, area];
   }));
-  const hint = element("p", "Ctrl+Enter predicts.", "hint");
+  const hint = element("p", "Ctrl+Enter predicts.", "hint keys");
   byId("fields").append(hint);
 }
 
