@@ -101,7 +101,7 @@ _JOBS = (
         "serve",
         "answer requests over HTTP, with a page: run=DIR, or runs=[A,B] over one base",
         "peftkit.jobs.serve:serve",
-        reads=("source", "train.per_device_eval_batch_size", "train.bf16"),
+        reads=("source", "train.per_device_eval_batch_size", "train.bf16", "task.generation", "seed"),
         keys=("predict", "serve"),
         run="required",
         runs="optional",

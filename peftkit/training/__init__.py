@@ -14,6 +14,7 @@ from peftkit.training.loop import (
     mixed_batch_logits,
     peak_memory,
     predict_scores,
+    return_memory,
     used_memory,
 )
 from peftkit.training.losses import (
@@ -62,6 +63,7 @@ __all__ = [
     "precision_of",
     "predict_scores",
     "reset_preparation",
+    "return_memory",
     "scores_of",
     "sft_unsupported_reason",
     "sft_trainer",

@@ -156,13 +156,18 @@ def peak_memory() -> Iterator[Callable[[], int | None]]:
         torch.cuda.reset_peak_memory_stats()
         yield torch.cuda.max_memory_allocated
         return
-    with suppress(OSError, AttributeError):  # not glibc
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # returns freed memory of earlier runs to the system
+    return_memory()  # of earlier runs
     is_reset = False
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM, see man 5 proc
         is_reset = True
     yield _resident_peak if is_reset else lambda: None
+
+
+def return_memory() -> None:
+    """Return freed memory to the system, which glibc keeps for later allocations; other C libraries do nothing."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _resident_peak() -> int:

@@ -6,18 +6,24 @@ import asyncio
 import http.client
 import json
 import os
+import random
+import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import commands
 from helpers.asgi import JSON, Reply, running
+from safetensors import safe_open
 
 from peftkit.config import UserError
 from peftkit.config.sections import Serve
@@ -167,6 +173,17 @@ def test_hostile_requests_are_refused_with_one_sentence(runs: dict[str, ServedRu
     assert last.status == 200
 
 
+def test_no_depth_and_no_number_of_fields_is_too_much(runs: dict[str, ServedRun]) -> None:
+    before, after = b'{"run": "sst2", "examples": [{"sentence": ', b"}]}"
+    nested = [before + b"[" * depth + b"]" * depth + after for depth in range(100, 1100, 50)]
+    fields = ",".join(f'"{number}": 1' for number in range(100_000)).encode()
+    many = [b"{" + fields + b"}", b"{" + fields + b',"7": 1}', before + b"{" + fields + b"}" + after]
+    started = time.process_time()
+    for reply in ask(service(runs, max_bytes=10**7), *nested, *many):
+        assert reply.status == 400 and len(reply.json["error"]) < 400
+    assert time.process_time() - started < 20
+
+
 def test_other_requests_are_refused_too(runs: dict[str, ServedRun]) -> None:
     async def send() -> None:
         served = service(runs, timeout=0.1)
@@ -205,6 +222,21 @@ def test_an_example_that_fails_does_not_fail_those_of_its_batch(
     monkeypatch.setattr(answers, "_encode", failing)
     good, bad = ask(service(runs), SST2, {**SST2, "examples": [{"sentence": "bad"}]})
     assert (good.status, bad.status, bad.json["error"]) == (200, 400, "examples[0]: it is bad")
+
+
+def test_batches_of_similar_lengths_cost_the_least() -> None:
+    def cost(counts: list[int], sizes: list[int]) -> float:
+        starts = [sum(counts[:place]) for place in range(len(counts))]
+        return sum(answers.BATCH_COST + sizes[start] * count for start, count in zip(starts, counts, strict=True))
+
+    draw = random.Random(0)
+    for _ in range(20):
+        sizes = sorted((draw.choice((30, 100, 400, 1500)) + draw.randrange(50) for _ in range(9)), reverse=True)
+        cuts = [[0, *(n + 1 for n in range(8) if bits >> n & 1), 9] for bits in range(2**8)]
+        ways = [[end - start for start, end in pairwise(cut)] for cut in cuts]
+        found = answers.batch_counts(sizes, 5)
+        assert sum(found) == 9 and max(found) <= 5
+        assert cost(found, sizes) == min(cost(way, sizes) for way in ways if max(way) <= 5)
 
 
 def test_a_script_in_a_text_stays_text(runs: dict[str, ServedRun]) -> None:
@@ -337,3 +369,159 @@ def test_what_cannot_be_served_is_refused_before_anything_loads(trained: Callabl
     assert "serve.port= is not for job=predict" in " ".join(
         commands.check(["job=predict", f"run={folder}", "input=x", "serve.port=1"])
     )
+
+
+FILM = "the film is great ."
+KINDS: dict[str, tuple[str, str, list[str], list[dict[str, Any]], list[dict[str, Any]]]] = {
+    "text_to_text": ("t5", "lora", ["task=sst2"], [], [{"sentence": FILM}, {"sentence": "a dull one"}, {"sentence": ""}]),
+    "number_as_text": ("t5", "ia3", ["task=stsb"], [], [{"sentence1": FILM, "sentence2": "it is good"}]),
+    "decoder": ("gpt2", "adapter", ["task=sst2"], [], [{"sentence": FILM}, {"sentence": "the film " * 60}]),
+    "whole": ("bert", "full", ["task=mnli"], [], [{"premise": FILM, "hypothesis": "it is good"}]),
+    "prompted": ("gpt2", "zero_shot", ["task=sst2"], [], [{"sentence": FILM}, {"sentence": "a dull one"}]),
+    "multilabel": (
+        "bert", "lora", ["task=multilabel", "task.text=[text]", "task.label=labels", "calibration.holdout=0.3"],
+        [{"text": f"the film {n}", "labels": [["good"], ["long", "good"], []][n % 3]} for n in range(24)],
+        [{"text": FILM}, {"text": "the film is long ."}],
+    ),
+    "token_classification": (
+        "bert", "ia3", ["task=token_classification", "task.text=[tokens]", "task.label=tags"],
+        [{"tokens": ["the", "film", "of", "rome"], "tags": ["O", "O", "O", "B-LOC"]} for _ in range(24)],
+        [{"tokens": ["the", "film"]}, {"tokens": ["a"] * 90}],
+    ),
+    "question_answering": (
+        "bert", "lora", ["task=question_answering", "task.text=[question,context]", "task.label=answers", "task.max_length=32", "task.stride=8"],
+        [{"question": "what is great ?", "context": FILM, "answers": {"text": ["film"], "answer_start": [4]}}] * 24,
+        [{"question": "what is great ?", "context": FILM}, {"question": "what ?", "context": "the film is good . " * 12}],
+    ),
+    "causal_lm": (
+        "gpt2", "lora", ["task=causal_lm", "task.text=[text]", "task.label=more", "task.max_target_length=4"],
+        [{"text": f"the film {n}", "more": ["is great", "is bad"][n % 2]} for n in range(24)], [{"text": "the film"}, {"text": "it was the film"}],
+    ),
+    "seq2seq": (
+        "t5", "lora", ["task=seq2seq", "task.text=[text]", "task.label=more", "task.max_target_length=4"],
+        [{"text": f"the film {n}", "more": ["is great", "is bad"][n % 2]} for n in range(24)], [{"text": "the film"}, {"text": ""}],
+    ),
+    "instructions": (
+        "gpt2", "lora", ["task=instructions", "task.text=[messages]", "task.label=null", "task.max_target_length=4"],
+        [{"messages": [{"role": "user", "content": f"the film {n}"}, {"role": "assistant", "content": f"is great {n % 2}"}]} for n in range(24)],
+        [{"messages": [{"role": "user", "content": "the film"}]}, {"messages": [{"role": "user", "content": "it"}]}],
+    ),
+    "preferences": (
+        "gpt2", "lora", ["task=preferences", "task.max_target_length=4"],
+        [{"prompt": f"the film {n}", "chosen": "is great", "rejected": "is bad"} for n in range(24)], [{"prompt": "the film"}, {"prompt": "it"}],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_run_answers_as_job_predict(trained: Callable[..., Path], tmp_path: Path, kind: str) -> None:
+    model, method, overrides, rows, examples = KINDS[kind]
+    if rows:
+        file = tmp_path / "data.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        overrides = [*overrides, f"task.dataset={file}"]
+    folder = trained(model, method, *overrides)
+    expected = predicted(folder, examples, tmp_path)
+    together, *alone = ask(
+        service(load(folder), max_characters=5000), {"examples": examples}, *({"examples": [each]} for each in examples)
+    )
+    for answer, single, line in zip(together.json["predictions"], alone, expected, strict=True):
+        agree(answer, line)
+        agree(single.json["predictions"][0], line)
+
+
+@pytest.mark.slow
+def test_runs_of_one_checkpoint_share_its_memory_whatever_their_method(
+    trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    methods = ["ia3", "full", "bitfit", "linear_probe"]
+    folders = [trained("bert", method, "task=sst2") for method in methods]
+    folders += [trained("bert", "lora", f"task={task}") for task in ("sst2", "stsb")]
+    runs = load(*folders)
+    assert list(runs) == [*(f"sst2-{method}" for method in methods), "sst2-lora", "stsb"]
+    assert runs["sst2-lora"].bundle.model is runs["stsb"].bundle.model
+
+    def pointers(name: str) -> set[int]:
+        return {each.data_ptr() for each in runs[name].bundle.model.parameters() if each.numel() > 1000}
+
+    assert all(
+        len(pointers(name) & pointers("sst2-ia3")) > 8 for name in ("sst2-bitfit", "sst2-lora", "sst2-linear_probe")
+    )
+    examples = [{"sentence": row["sentence"]} for row in miniglue("sst2")["validation"][:3]]
+    bodies = [{"run": name, "examples": examples} for name in runs if name != "stsb"]
+    for folder, reply in zip(folders, ask(service(runs, max_queue=99), *bodies), strict=False):
+        for answer, line in zip(reply.json["predictions"], predicted(folder, examples, tmp_path), strict=True):
+            agree(answer, line)
+
+
+@pytest.mark.slow
+def test_unsure_answers_are_left_to_a_person_by_the_threshold_of_each_run(
+    trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    folders = [trained("bert", "lora", f"task={task}", "calibration.holdout=0.3") for task in ("sst2", "mnli")]
+    runs = load(*folders, more=("predict.abstain=0.52",))
+    for folder, (name, run) in zip(folders, runs.items(), strict=True):
+        columns = run.columns
+        examples = [{column: row[column] for column in columns} for row in next(iter(miniglue(name).values()))[:8]]
+        lines = predicted(folder, examples, tmp_path, "predict.abstain=0.52")
+        (reply,) = ask(service(runs), {"run": name, "examples": examples})
+        for answer, line in zip(reply.json["predictions"], lines, strict=True):
+            agree(answer, line)
+            assert "suggestion" in answer
+    with pytest.raises(UserError, match="no threshold reaches it"):
+        load(*folders, more=("predict.target_accuracy=1",))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_is_stopped_or_killed_leaves_no_client_waiting(
+    trained: Callable[..., Path], number: signal.Signals
+) -> None:
+    folder = trained("bert", "lora", "task=sst2")
+    command = [sys.executable, "-m", "peftkit", "job=serve", f"run={folder}", "source=offline", "serve.port=0"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    line = next(each for each in server.stderr if each.startswith("http://"))
+    port, ended = int(line.split("/")[2].rpartition(":")[2]), []
+    wait_for(port)
+
+    def client() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        try:
+            while True:
+                body = json.dumps({"examples": [{"sentence": FILM}]})
+                connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
+                reply = connection.getresponse()
+                ended.append((reply.status, len(json.loads(reply.read()))))
+        except (OSError, http.client.HTTPException) as error:
+            ended.append((0, type(error).__name__))
+
+    threads = [threading.Thread(target=client) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    while len(ended) < 50:
+        time.sleep(0.05)
+    server.send_signal(number)
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    last = server.stderr.read()
+    assert server.wait(60) == (143 if number == signal.SIGTERM else -9)
+    assert {each for each in ended if each[0]} <= {(200, 2), (503, 1)} and sum(not each[0] for each in ended) == 16
+    assert ("stopped by SIGTERM" in last) == (number == signal.SIGTERM) and "Traceback" not in last
+
+
+@pytest.mark.slow
+def test_the_adapter_of_a_decoder_has_the_layout_that_vllm_reads(trained: Callable[..., Path], tmp_path: Path) -> None:
+    """As vllm/lora/peft_helper.py and vllm/lora/models.py check it: no head, no DoRA, only lora_A and lora_B."""
+    model, method, overrides, rows, _ = KINDS["instructions"]
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = trained(model, method, *overrides, f"task.dataset={file}") / "adapter"
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA" and not config["modules_to_save"] and not config["use_dora"]
+    assert config["bias"] == "none" and config["r"] > 0 and config["lora_alpha"] > 0
+    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
+        assert all(re.fullmatch(r"base_model\.model\..+\.lora_[AB]\.weight", name) for name in weights.keys())  # noqa: SIM118
+    assert (folder / "tokenizer_config.json").is_file() and (folder / "chat_template.jinja").is_file()

@@ -99,7 +99,7 @@ class Service:
 
     async def _answer(self, request: Request) -> dict[str, Any]:
         if self.is_stopping:
-            raise HTTPException(503, "the server is stopping", {"Connection": "close"})
+            raise HTTPException(503, "the server is stopping")
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise HTTPException(415, "the body is not declared as JSON; send Content-Type: application/json")
         body = parse_body(await read_body(request, self.settings.max_bytes, self.settings.timeout))
@@ -141,6 +141,8 @@ class Service:
             examples = [parse_example(run, each, f"examples[{number}]") for number, each in enumerate(values)]
         except UserError as error:
             raise HTTPException(400, str(error)) from None
+        except RecursionError:  # where reading it ended just before that
+            raise HTTPException(400, "the body is nested too deeply") from None
         for number, example in enumerate(examples):
             if example.size > self.settings.max_characters:
                 most = self.settings.max_characters
@@ -172,7 +174,8 @@ class Service:
         async def guarded(scope: Any, receive: Any, send: Any) -> None:
             async def send_with_headers(message: Any) -> None:
                 if message["type"] == "http.response.start":
-                    more = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                    added = {**HEADERS, **({"Connection": "close"} if self.is_stopping else {})}
+                    more = [(name.lower().encode(), value.encode()) for name, value in added.items()]
                     message = {**message, "headers": [*message["headers"], *more]}
                 await send(message)
 

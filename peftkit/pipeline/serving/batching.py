@@ -1,14 +1,18 @@
 """A bounded queue of examples, which one thread computes in batches while the event loop goes on."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from peftkit import training
 from peftkit.config import UserError
 from peftkit.pipeline.serving.answers import Answer, Example, answer_batches
 from peftkit.pipeline.serving.measures import Measures
+
+TRIM_SECONDS = 5.0
 
 
 class QueueFullError(UserError):
@@ -32,6 +36,7 @@ class BatchQueue:
     pending: int = 0
     waiting: deque[tuple[Example, asyncio.Future[Answer]]] = field(default_factory=deque)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    trimmed: float = field(default_factory=time.monotonic)
     worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "model"))
 
     async def answer(self, examples: Sequence[Example]) -> list[Answer]:
@@ -63,13 +68,13 @@ class BatchQueue:
     def _compute(
         self, loop: asyncio.AbstractEventLoop, batch: Sequence[tuple[Example, asyncio.Future[Answer]]]
     ) -> None:
-        examples, futures = [example for example, _ in batch], [future for _, future in batch]
-
-        def receive(place: int, answer: Answer) -> None:
-            loop.call_soon_threadsafe(self._finish, futures[place], answer)
-
-        for places in answer_batches(examples, self.size, receive):
+        for places, answers in answer_batches([example for example, _ in batch], self.size):
             self.measures.batch_sizes.observe(len(places))
+            for place, answer in zip(places, answers, strict=True):
+                loop.call_soon_threadsafe(self._finish, batch[place][1], answer)
+        if time.monotonic() - self.trimmed > TRIM_SECONDS:  # tensors of all shapes leave gaps, which grow for minutes
+            training.return_memory()
+            self.trimmed = time.monotonic()
 
     def _finish(self, future: "asyncio.Future[Answer]", answer: Answer) -> None:
         self._count(-1)

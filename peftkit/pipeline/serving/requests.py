@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -66,8 +67,8 @@ def parse_body(body: bytes) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"an object has {listed([next(n for n in names if names.count(n) > 1)])} twice")
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError(f"an object has {listed([counts.most_common(1)[0][0]])} twice")
     return found
 
 
