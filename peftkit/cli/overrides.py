@@ -35,6 +35,7 @@ UPSTREAM_SECTIONS = (
     "task.splits.",
     "task.generation",
     "generate.request.",
+    "generate.generation.",
     "generate.quantization.",
 )
 COLUMN_KEYS = ("task.text=", "task.label=", "task.labels=", "embed.column=", "extend.column=")  # text[0], текст, 3

@@ -39,6 +39,7 @@ ADDED_TO_SECTIONS: dict[str, dict[str, Any]] = {
     "calibration": ADDED_LATER["calibration"],
     "domains": ADDED_LATER["domains"],
     "multitask": ADDED_LATER["multitask"],
+    "generate": {"generation": {}},
     "export": ADDED_LATER["export"],
 }
 

@@ -184,6 +184,7 @@ class Generate:
     batch: int
     temperature: float
     top_p: float
+    generation: dict
     max_new_tokens: int
     max_answer_tokens: int
     evolutions: int

@@ -116,6 +116,8 @@ def _folder(config: RunConfig, model: Source, seeds: Path, sets: Sequence[Evalua
     """Return out/generate/<algorithm>/<model>/seed-<n>-<id>, where the id is a hash of what determines the data."""
     settings = config.generate
     determining = {key: value for key, value in asdict(settings).items() if key not in NOT_IN_ID}
+    if not settings.generation:  # as in folders of earlier versions
+        del determining["generation"]
     contents = [fingerprint(seeds), sorted(each.revision for each in sets), model.name, model.revision, config.seed]
     name = safe_name(model.name.strip("/"))[-60:], f"seed-{config.seed}-{run_folder.digest([determining, *contents])}"
     return Path(config.out, "generate", settings.algorithm, *name)

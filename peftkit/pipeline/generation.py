@@ -111,7 +111,7 @@ def _load_generator(config: RunConfig, model: Source, has_answered: bool) -> Gen
         )
     if torch.cuda.is_available() and not settings.quantization:
         loaded = loaded.to("cuda")  # type: ignore[arg-type]
-    return LocalGenerator(loaded, tokenizer, settings.batch, settings.chat)
+    return LocalGenerator(loaded, tokenizer, settings.batch, settings.chat, settings.generation)
 
 
 def _key(config: RunConfig) -> str | None:

@@ -79,3 +79,17 @@ def test_settings_are_part_of_the_id_and_of_the_entry_on_a_board_and_none_change
     assert run_id(type(plain).from_config(earlier), {}, {}) == run_id(plain, {}, {}) != run_id(beams, {}, {})
     assert flatten(beams.to_dict())["task.generation.num_beams"] == "4"
     assert not any(name.startswith("task.generation") for name in flatten(plain.to_dict()))
+
+
+def test_settings_of_a_generator_are_checked_as_those_of_a_task_are() -> None:
+    local = ["job=generate", "model=gpt2"]
+    assert check([*local, "generate.generation.top_k=20", "generate.generation.repetition_penalty=1.2"]) == []
+    for typed, message in {
+        "generate.generation.temperature=0.7": "use generate.temperature",
+        "generate.generation.num_beams=4": "each reply is sampled with a seed of its own",
+        "generate.generation.topk=4": "did you mean generate.generation.top_k?",
+    }.items():
+        assert message in check([*local, typed])[0]
+    (found,) = check(["job=generate", "generate.generator=endpoint", "generate.base_url=http://127.0.0.1:1/v1",
+                      "generate.endpoint_model=x", "generate.generation.top_k=20"])  # fmt: skip
+    assert "generate.generation is for generate.generator=local" in found

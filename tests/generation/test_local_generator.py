@@ -204,3 +204,12 @@ def test_turns_that_do_not_fit_are_dropped_from_the_start(checkpoints: dict[str,
     text, dropped, fits = generator._fit(Request(0, prompt, 0))
     assert fits and 0 < dropped < 9
     assert text.startswith(f"<user> Answer.\nQuestion {dropped}:") and text.endswith("<assistant> the")
+
+
+def test_settings_of_the_generator_apply_to_sampled_replies(checkpoints: dict[str, Path]) -> None:
+    plain, limited = local(checkpoints["gpt2"]), local(checkpoints["gpt2"])
+    limited.settings = {"top_k": 1}
+    greedy = send(plain, [replace(prompt, temperature=0.0) for prompt in varied(3)])
+    assert send(limited, varied(3)) == greedy != send(plain, varied(3))
+    limited.settings = {"repetition_penalty": 5.0}
+    assert send(limited, varied(3)) != send(plain, varied(3))

@@ -9,7 +9,7 @@ from peftkit.config.checks.chatting import chat_errors
 from peftkit.config.checks.columns import column_errors
 from peftkit.config.checks.combinations import combination_errors
 from peftkit.config.checks.cross_validation import holdout_errors
-from peftkit.config.checks.decoding import decoding_errors, generation_setting_errors
+from peftkit.config.checks.decoding import decoding_errors, decoding_setting_errors
 from peftkit.config.checks.domains import domain_errors
 from peftkit.config.checks.estimators import estimator_errors
 from peftkit.config.checks.exports import export_errors
@@ -29,7 +29,7 @@ from peftkit.config.checks.several_tasks import several_task_errors, single_task
 from peftkit.config.checks.start import start_errors
 from peftkit.config.checks.task import kind_errors, task_errors
 from peftkit.config.checks.upstream import UPSTREAM, upstream_errors
-from peftkit.config.checks.values import range_errors, value_errors, value_of
+from peftkit.config.checks.values import range_errors, value_errors
 from peftkit.config.errors import Refusal
 from peftkit.config.run import RunConfig
 from peftkit.config.secrets import secret_errors
@@ -45,8 +45,7 @@ def config_errors(config: Mapping[str, Any], config_dir: str | None = None) -> l
     tasks = config.get("tasks")
     if isinstance(tasks, list) and all(isinstance(task, Mapping) for task in tasks):
         return _errors_of_tasks(config, tasks, config_dir)
-    generation = value_of(config, "task.generation")
-    found = [*value_errors(config), *upstream_errors(config), *generation_setting_errors(generation)]
+    found = [*value_errors(config), *upstream_errors(config), *decoding_setting_errors(config)]
     found += range_errors(config, {key for key, _ in found})
     messages = [message for _, message in found]
     if all(key.startswith(UPSTREAM) for key, _ in found):  # else the config has no typed form

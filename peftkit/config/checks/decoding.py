@@ -9,7 +9,7 @@ from typing import Any
 from peftkit.config import decoding
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.checks.run_folders import recorded_config
-from peftkit.config.checks.values import Found, as_typed
+from peftkit.config.checks.values import Found, as_typed, value_of
 from peftkit.config.decoding import OF_BEAMS, OF_SAMPLING, GenerationSettings
 from peftkit.config.errors import Refusal, UserError, refusal
 from peftkit.config.jobs import JOBS
@@ -21,6 +21,12 @@ from peftkit.config.task import TaskConfig
 
 PREFIX = "task.generation."
 RENAMED = {"max_length": "max_new_tokens", "min_length": "min_new_tokens"}  # which also count the prompt
+OF_PROMPTS = {  # settings that job=generate has for each prompt, or that its seeds for each reply exclude
+    **{name: f"use generate.{name}" for name in ("temperature", "top_p", "max_new_tokens")},
+    "do_sample": "new instructions are sampled, all else is not",
+    "min_new_tokens": "a reply ends where the model ends it",
+    **dict.fromkeys(("num_beams", "length_penalty", "early_stopping"), "each reply is sampled with a seed of its own"),
+}
 RANGES: dict[str, tuple[Callable[[Any], bool], list[str]]] = {  # by what is expected
     "a number above 0": (
         lambda value: value > 0,
@@ -34,6 +40,18 @@ RANGES: dict[str, tuple[Callable[[Any], bool], list[str]]] = {  # by what is exp
         ["min_new_tokens", "top_k", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"],
     ),
 }
+
+
+def decoding_setting_errors(config: Mapping[str, Any]) -> Iterator[Found]:
+    """Yield a message for each wrong setting of `task.generation` and `generate.generation`."""
+    yield from generation_setting_errors(value_of(config, "task.generation"))
+    prefix, chosen = "generate.generation.", value_of(config, "generate.generation")
+    if not isinstance(chosen, Mapping):
+        return
+    for name in (name for name in chosen if name in OF_PROMPTS):
+        yield f"{prefix}{name}", refusal(f"{prefix}{name}: {OF_PROMPTS[name]}", f"~{prefix}{name}")
+    others = {name: value for name, value in chosen.items() if name not in OF_PROMPTS}
+    yield from generation_setting_errors({**others, "do_sample": True}, prefix)
 
 
 def generation_setting_errors(values: Any, prefix: str = PREFIX) -> Iterator[Found]:

@@ -119,6 +119,10 @@ def _endpoint_errors(settings: Generate) -> Iterator[str]:
             refusal("a budget needs a maximum reply length", "generate.request.max_completion_tokens=2048"),
         ),
         (
+            settings.generation,
+            refusal("generate.generation is for generate.generator=local", "~generate.generation"),
+        ),
+        (
             settings.quantization is not None,
             refusal("generate.quantization is for generate.generator=local", "~generate.quantization"),
         ),

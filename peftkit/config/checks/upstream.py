@@ -10,7 +10,14 @@ from peftkit.config.own_code import code_errors, is_allowed, shipped_targets
 from peftkit.config.signatures import Field, class_nodes, fields_of, module_trees
 from peftkit.config.suggestions import TRAINING, as_sweep, nearest, renamed_key, with_hint
 
-UPSTREAM = ("train.", "method.config.", "method.quantization.", "generate.quantization.", "task.generation.")
+UPSTREAM = (
+    "train.",
+    "method.config.",
+    "method.quantization.",
+    "generate.quantization.",
+    "task.generation.",
+    "generate.generation.",
+)
 QUANTIZATION = "transformers.utils.quantization_config.BitsAndBytesConfig"
 # the trackers of transformers, with the package of each
 TRACKERS = {

@@ -1,7 +1,7 @@
 """A model in this process as a generator: batched, each reply sampled from its own random stream."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any
@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from transformers import (
     DynamicCache,
-    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
     StoppingCriteriaList,
 )
 
+from peftkit.config.decoding import OF_SAMPLING, upstream_values
 from peftkit.generation.generators import TRUNCATED, Reply, Request
 from peftkit.generation.generators.shared_prefix import expand_left_padded, prefix_cache
 from peftkit.models.sampling import sampling_processors
@@ -25,11 +25,21 @@ MIN_REPLY_TOKENS = 32  # reserved for the reply where the prompt is truncated
 
 
 class LocalGenerator:
-    """A causal or sequence-to-sequence model and its tokenizer; `is_chat` applies the tokenizer's chat template."""
+    """A causal or sequence-to-sequence model and its tokenizer; `is_chat` applies the tokenizer's chat template.
+
+    `settings` are those of transformers.GenerationConfig, by name, that sampled replies have besides temperature and
+    top_p.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: int, chat: bool | None = None
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch: int,
+        chat: bool | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
+        self.settings = upstream_values(settings or {})
         self.model, self.tokenizer, self.batch = model.eval(), tokenizer, batch
         tokenizer.padding_side = "left"
         self.is_chat = getattr(tokenizer, "chat_template", None) is not None if chat is None else chat
@@ -87,7 +97,7 @@ class LocalGenerator:
             do_sample=False,
             num_beams=1,
             pad_token_id=self.tokenizer.pad_token_id,
-            logits_processor=self._sampling(requests),
+            **self._sampling(requests),
             stopping_criteria=StoppingCriteriaList([_StopStrings(self.tokenizer, prompt.stop, start)]),
         )
         replies = map(self._reply, requests, sequences[:, start:].tolist())
@@ -97,11 +107,15 @@ class LocalGenerator:
             for reply, size, before, count in zip(replies, sizes, untruncated, dropped, strict=True)
         ]
 
-    def _sampling(self, requests: Sequence[Request]) -> LogitsProcessorList:
+    def _sampling(self, requests: Sequence[Request]) -> dict[str, Any]:
+        """Return the arguments of `generate` for sampled replies; none where they are greedy."""
         prompt = requests[0].prompt
-        values = {"temperature": prompt.temperature, "top_p": prompt.top_p}
+        if not prompt.temperature:
+            return {}
+        values = {**self.settings, "temperature": prompt.temperature, "top_p": prompt.top_p}
         seeds = [request.seed for request in requests]
-        return sampling_processors(values, seeds, self.model.device) if prompt.temperature else LogitsProcessorList()
+        others = {name: value for name, value in self.settings.items() if name not in OF_SAMPLING}
+        return {**others, "logits_processor": sampling_processors(values, seeds, self.model.device)}
 
     def _shared_cache(self, ids: torch.Tensor, sizes: Sequence[int], truncated: int) -> dict[str, Any]:
         """Return the argument with the cache of the tokens that left-padded prompts share, if they share enough."""
