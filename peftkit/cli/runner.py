@@ -254,7 +254,9 @@ class SweepRunner:
             return [*kept, "task.folds=null"] if is_of_recipe else kept
         parts = [each["folder"] for each in (result.get("tasks") or {}).values()]  # of several tasks
         folder = self.folders[0].joinpath(*parts[:1])
-        return ["job=predict", f"run={as_override(folder)}", "input=FILE", *code]
+        answers_messages = (config.get("task") or {}).get("kind") == "instructions"
+        use = ["job=chat"] if answers_messages else ["job=predict", "input=FILE"]
+        return [use[0], f"run={as_override(folder)}", *use[1:], *code]
 
 
 @lru_cache(maxsize=1)

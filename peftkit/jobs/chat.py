@@ -25,7 +25,7 @@ def chat(config: RunConfig) -> None:
 
     In a terminal, Ctrl-C ends an answer or drops the line, and wrong input is a notice; in a pipe it is an error.
     """
-    conversation, is_terminal = open_conversation(config), sys.stdin.isatty()
+    conversation, is_terminal = open_conversation(config), sys.stdin is not None and sys.stdin.isatty()
     interrupts = _Interrupts()
     with ExitStack() as stack:
         if is_terminal:

@@ -22,6 +22,8 @@ def read_lines(is_terminal: bool) -> Iterator[str]:
         with suppress(ImportError):
             import readline  # noqa: F401  # lines of any length, which can be edited and recalled
     number = 0
+    if sys.stdin is None:  # closed by the shell, as by <&-
+        return
     while (line := _typed_line() if is_terminal else sys.stdin.buffer.readline()) is not None and line != b"":
         number += 1
         text = line if isinstance(line, str) else line.decode("utf-8", "surrogateescape")
