@@ -1,12 +1,8 @@
 """format=onnx: the scores of a run as a graph for onnxruntime, with the axes of batch and sequence dynamic."""
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,19 +12,26 @@ from transformers import AutoConfig
 
 from peftkit import training
 from peftkit.config import UserError, error_summary, kind_of, refusal
-from peftkit.config.console import log
 from peftkit.config.errors import ExportError
 from peftkit.config.families import base_type
 from peftkit.methods import is_mergeable, merge_adapter
 from peftkit.models.heads import config_arguments
 from peftkit.models.pooling import columns_of
-from peftkit.pipeline.comparison import TOLERANCE, max_difference
-from peftkit.pipeline.evaluate import output_reader, score_answers
-from peftkit.pipeline.exports.base import Exported, ExportSource, answers, compare, latency_of
+from peftkit.pipeline.comparison import TOLERANCE
+from peftkit.pipeline.evaluate import output_reader
+from peftkit.pipeline.exports.base import Exported, ExportSource
 from peftkit.pipeline.exports.onnx_card import write_card
+from peftkit.pipeline.exports.onnx_session import (
+    MODEL,
+    OnnxModel,
+    graph_reader,
+    probability_difference,
+    quiet_exporter,
+    shape_difference,
+    write_int8,
+)
 from peftkit.training.outputs import LABEL_INPUTS, label_logits
 
-MODEL, INT8 = "model.onnx", "model_int8.onnx"
 SHAPES, PADDING = 16, 7  # examples that are computed alone and in one batch, with this many more tokens of padding
 MAX_BYTES = 2**31 - 2**24  # of one file: protobuf's limit, from which weights are in a file of their own
 
@@ -38,7 +41,7 @@ def write_onnx(source: ExportSource, folder: Path) -> Exported:
 
     Raises:
         UserError: torch cannot trace the model.
-        ExportError: the scores of an example depend on the shape of its batch.
+        ExportError: the scores of an example depend on the shape of its batch, or its probabilities differ from these.
     """
     bundle = source.bundle
     is_merged = is_mergeable(bundle.model)
@@ -50,10 +53,13 @@ def write_onnx(source: ExportSource, folder: Path) -> Exported:
     if (labels := label_texts(source)) is not None:
         config.id2label, config.label2id = dict(enumerate(labels)), {name: each for each, name in enumerate(labels)}
     config.save_pretrained(str(folder))
-    session = OnnxModel(folder / MODEL)
+    session = OnnxModel(folder / MODEL, model.config)
     difference = shape_difference(session, batches)
     if not difference <= TOLERANCE["fp32"]:
         raise ExportError(f"scores of the graph differ by {difference:.2g} with the size and the padding of a batch")
+    of_logits = probability_difference(source, vars(session(**batches[0])))
+    if not of_logits <= TOLERANCE["fp32"]:
+        raise ExportError(f"probabilities of the graph differ by {of_logits:.2g} from those of its logits")
     write_card(source, folder, session.input_names)
     details = {"merged": is_merged, "inputs": session.input_names, "outputs": session.output_names}
     written = Exported(session, details | {"shape_difference": difference}, reader=graph_reader(source))
@@ -126,55 +132,6 @@ def write_graph(graph: ScoreGraph, batch: Mapping[str, torch.Tensor], file: Path
         raise UserError(refusal(wrong, "format=transformers")) from error
 
 
-@contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """Silence what the exporters log about optional packages and advise, and warnings about names of axes."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", None)]
-    levels = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)
-
-
-class OnnxModel(nn.Module):
-    """A graph in onnxruntime, called as a model of transformers; its outputs are attributes of what it returns."""
-
-    def __init__(self, file: Path) -> None:
-        import onnxruntime
-
-        super().__init__()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self.input_names = [each.name for each in self.session.get_inputs()]
-        self.output_names = [each.name for each in self.session.get_outputs()]
-
-    def forward(self, **inputs: torch.Tensor) -> SimpleNamespace:
-        values = {name: inputs[name].cpu().numpy() for name in self.input_names}
-        found = self.session.run(None, values)
-        pairs = zip(self.output_names, found, strict=True)
-        return SimpleNamespace(**{name: torch.from_numpy(each).to(inputs["input_ids"].device) for name, each in pairs})
-
-
-def graph_reader(source: ExportSource) -> Any:
-    """Return the function that reads the scores of a batch from a graph in the place of the run's model."""
-    reader = output_reader(source.bundle)
-    if not isinstance(reader, training.OutputReader):
-        return _read_embeddings
-    return reader if reader.verbalizer_ids is None else training.OutputReader("logits")
-
-
-def _read_embeddings(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
-    """Return embeddings (examples, columns, dim)."""
-    return torch.stack([model(**inputs).embeddings for inputs in columns_of(batch)], dim=1)
-
-
 def _batches(source: ExportSource) -> list[dict[str, torch.Tensor]]:
     """Return inputs as tensors: a batch of several examples, padded further, then each alone, unpadded."""
     task_format = source.bundle.format
@@ -195,52 +152,9 @@ def _batches(source: ExportSource) -> list[dict[str, torch.Tensor]]:
     ]
 
 
-def shape_difference(model: nn.Module, batches: Sequence[Mapping[str, torch.Tensor]]) -> float:
-    """Return the largest difference of outputs between a padded batch and its examples alone."""
-    batch, *alone = batches
-    found, worst = vars(model(**batch)), 0.0
-    for row, inputs in enumerate(alone):
-        mask = batch["attention_mask"][row].bool()
-        for name, single in vars(model(**inputs)).items():
-            many = found[name][row]
-            if single.shape[1:] != many.shape:  # scores of tokens
-                many = many[mask]
-            worst = max(worst, max_difference(single[0].numpy(), many.numpy()))
-    return worst
-
-
 def label_texts(source: ExportSource) -> list[str] | None:
     """Return the label, or number as text, of each score; None where scores are numbers or embeddings."""
     task_format = source.bundle.format
     if task_format.names is None and task_format.verbalizer_ids is not None:
         return [str(value) for value in task_format.values]  # type: ignore[attr-defined]
     return task_format.names
-
-
-def write_int8(source: ExportSource, folder: Path, written: Exported) -> dict[str, Any]:
-    """Write a graph with weights of 8 bits, and return by how much its answers and scores differ from the graph's.
-
-    onnxruntime rounds each matrix by output channel, and its inputs while the graph runs (dynamic quantization).
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with quiet_exporter():
-        quantize_dynamic(folder / MODEL, folder / INT8, per_channel=True, weight_type=QuantType.QInt8)
-    rounded = replace(written, model=OnnxModel(folder / INT8))
-    before, after = (answers(source, each, generates=False) for each in (written, rounded))
-    found = compare(source, before, after)
-    scores = {
-        name: {
-            each: entry["value"]
-            for each, entry in score_answers(source.config, source.bundle, part, source.encoded).items()
-        }
-        for name, part in (("fp32", before), ("int8", after))
-        if source.encoded.has_label.any()
-    }
-    same = "" if found.same_predictions is None else f", {found.same_predictions:.1%} of predictions are the same"
-    log(f"!! {INT8}: {found.compared} differ by {found.max_difference:.2g} at most{same}")
-    for name in scores.get("fp32", ()):
-        log(f"!! {INT8}: {name} {scores['fp32'][name]:.4f} -> {scores['int8'][name]:.4f}")
-    size, latency = (folder / INT8).stat().st_size, latency_of(source, rounded)
-    log(f"   {INT8}: {size / 1e6:.1f} MB; {latency:.3g} ms for an example")
-    return {"file": INT8, **asdict(found), "scores": scores, "bytes": size, "latency_ms": latency}
