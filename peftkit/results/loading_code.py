@@ -156,6 +156,11 @@ def _needs_peftkit(run: RunConfig, artifact: Artifact) -> str | None:
     """Return why transformers and PEFT alone do not load a run, None if they do."""
     if artifact.config.get("pruned_heads") or run.method.traits.has_own_model:
         return IN_RUN_FOLDER
+    if run.model.pairs is not None:
+        return (
+            "The head over two texts that are encoded apart is part of peftkit: `pip install peftkit`, and "
+            "`import peftkit` registers it."
+        )
     if artifact.name == "adapter" and _target(run).startswith("peftkit."):
         return (
             f"The method {plain(run.method.name)} is part of peftkit and not of PEFT: `pip install peftkit`, and "

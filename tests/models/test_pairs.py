@@ -79,6 +79,7 @@ def test_a_run_that_encodes_pairs_apart_passes_its_gates_and_loads(tiny: Overrid
     assert run.record["run"]["config"]["model"]["pairs"] == "apart"
     model, tokenizer = load_run(folder)
     assert model.config.model_type == "pairs_apart_bert"
+    assert "\nimport peftkit\n" in (folder / "README.md").read_text(encoding="utf-8")
     table = run.predictions()
     with torch.no_grad():
         first, second = table["sentence1"][0], table["sentence2"][0]
