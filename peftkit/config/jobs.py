@@ -8,8 +8,7 @@ from peftkit.config.endings import EMBEDDINGS, TABLES
 Requirement = Literal["required", "optional", "no"]
 
 _GENERATOR = tuple(  # the keys of `generate` that choose and call a model, without those that generate tasks
-    f"generate.{name}"
-    for name in (
+    f"generate.{name}" for name in (
         "generator", "model", "base_url", "endpoint_model", "key_env", "max_tokens", "max_cost", "price_in",
         "price_out", "batch", "max_answer_tokens", "chat", "quantization", "request", "retries", "timeout",
     )
@@ -59,6 +58,13 @@ _JOBS = (
         "show the trainable parameters, steps, memory and duration of runs, without training them",
         "peftkit.jobs.plan:make_plan",
         keys=(*_TRAINING, "plan"),
+        trains=True,
+    ),
+    Job(
+        "fetch",
+        "download what the runs of a command read, for machines without a network",
+        "peftkit.jobs.fetch:fetch",
+        keys=_TRAINING,
         trains=True,
     ),
     Job(

@@ -27,7 +27,7 @@ def with_workers(config: RunConfig, runs: int, auto: int = 1) -> RunConfig:
     Args:
         auto: the number of workers=auto.
     """
-    if config.workers is None or config.job == "plan":
+    if config.workers is None or config.job in ("plan", "fetch"):
         return replace(config, workers=None)
     allowed = auto if config.workers == "auto" else config.workers
     number = min(allowed, runs)

@@ -248,15 +248,24 @@ def as_evaluate(name: str) -> Any:
     return Module(config_name=name)
 
 
-def _score_by_evaluate(name: str, predictions: Any, labels: Any) -> tuple[float, bool]:
-    """Return the value of a metric of evaluate, and whether a higher one is better."""
+def load_of_evaluate(name: str) -> Any:
+    """Return the metric `evaluate:NAME...` of Hugging Face's evaluate, from the Hub or its cache.
+
+    Raises:
+        OSError, ImportError, ValueError: there is none, or it cannot be loaded.
+    """
     import evaluate
 
+    return evaluate.load(name.removeprefix(EVALUATE).partition(":")[0])
+
+
+def _score_by_evaluate(name: str, predictions: Any, labels: Any) -> tuple[float, bool]:
+    """Return the value of a metric of evaluate, and whether a higher one is better."""
     module, *options = name.removeprefix(EVALUATE).split(":")
     short = module.rstrip("/").split("/")[-1].removesuffix(".py")
     higher_is_better = "higher" in options or ("lower" not in options and short not in ERRORS)
     try:
-        result = evaluate.load(module).compute(predictions=predictions, references=labels) or {}
+        result = load_of_evaluate(name).compute(predictions=predictions, references=labels) or {}
     except (OSError, ImportError, ValueError) as error:
         raise ValueError(
             f"task.metrics=[{name}]: evaluate cannot load or compute it; it comes from the Hub or its cache: {error}"
