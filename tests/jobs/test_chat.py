@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import signal
@@ -138,6 +139,27 @@ def test_a_run_of_another_kind_is_refused(tiny: Callable[..., list[str]]) -> Non
     (run,) = commands.finetune(*tiny("bert", "task=mrpc", "method=lora"))
     (message,) = commands.check(["job=chat", f"run={run}"])
     assert "is a run of classification, which answers no messages; use job=predict input='a text'" in message
+
+
+@pytest.mark.parametrize("has_turns", [True, False])
+def test_a_run_on_preferences_answers_as_job_predict_does(
+    tiny: Callable[..., list[str]], talk: Talk, tmp_path: Path, has_turns: bool
+) -> None:
+    rows = [{"prompt": f"Name film {n}.", "chosen": f"film {n} is a great film", "rejected": "no"} for n in range(12)]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    task = ["task=preferences", f"task.dataset={file}", "task.max_length=48", "task.max_target_length=16"]
+    (run,) = commands.finetune(*tiny("gpt2", *task, f"task.chat={str(has_turns).lower()}", "train.bf16=false"))
+    chosen = {"min_new_tokens": 8, "repetition_penalty": 5.0}  # an untrained model repeats white space
+    settings = tuple(f"task.generation.{name}={value}" for name, value in chosen.items())
+    found = api.predict(run, [FIRST, SECOND], **{"task.generation": chosen})
+    first, second = (str(each.prediction) for each in found)
+    together = text_of(talk(run, FIRST, SECOND, overrides=settings))
+    assert first and together.startswith(f"{first}\n") and (together == f"{first}\n{second}") != has_turns
+    assert text_of(talk(run, FIRST, "/reset", SECOND, overrides=settings)) == f"{first}\n{second}"
+    if not has_turns:
+        with pytest.raises(UserError, match="the prompts of the run are texts without turns"):
+            talk(run, FIRST, overrides=("chat.system=Hello",))
 
 
 def test_control_characters_are_spelled_out() -> None:
