@@ -8,8 +8,10 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, Trainer
 
 from peftkit import training
+from peftkit.compat.transformers import generation_values
 from peftkit.config import RunConfig, UserError
 from peftkit.config.checks.decoding import generation_setting_errors, unfeasible_length
+from peftkit.config.decoding import upstream_values
 from peftkit.data.formats.instructions import InstructionFormat
 from peftkit.data.formats.preferences import PreferenceFormat
 from peftkit.data.turns import Turn, as_turn
@@ -99,7 +101,8 @@ class Conversation:
     def _generate(self, prompt: list[int], stream: "_Stream", is_stopped: Callable[[], bool]) -> list[int]:
         """Return the tokens of the answer to a prompt."""
         decoding, criteria = decoding_of(self.bundle, self.seed), StoppingCriteriaList([_Stop(is_stopped)])
-        more = {"streamer": stream} if self.settings.get("num_beams", 1) == 1 else {}  # beams change what came before
+        beams = generation_values(self.bundle.model, upstream_values(self.settings))["num_beams"]
+        more = {"streamer": stream} if beams == 1 else {}  # beams change what came before
         return training.generate_batch(
             self.trainer, [prompt], decoding, [self.answers], stopping_criteria=criteria, **more
         )[0]

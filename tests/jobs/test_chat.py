@@ -23,6 +23,7 @@ from peftkit import api
 from peftkit.config import UserError
 from peftkit.jobs.chat_terminal import without_controls
 from peftkit.pipeline.artifacts import load_run
+from peftkit.pipeline.conversation import open_conversation
 
 Talk = Callable[..., list[str]]
 FIRST, SECOND = "Name film 3.", "Name a long film."
@@ -90,6 +91,14 @@ def test_answers_equal_plain_transformers_with_the_turns_before(
     assert text_of(talk(run, FIRST, SECOND, overrides=overrides)) == f"{first}\n{second}"
     afresh = plain(run, SECOND, system="Be brief.", **settings)
     assert text_of(talk(run, FIRST, "/reset", SECOND, overrides=overrides)) == f"{first}\n{afresh}"
+
+
+def test_beams_of_the_checkpoint_s_own_config_are_searched(runs: Callable[[str], Path]) -> None:
+    run = runs("smollm2")
+    (config,) = commands.choose(["job=chat", f"run={run}"])
+    conversation = open_conversation(config)
+    conversation.bundle.model.generation_config.num_beams = 3
+    assert conversation.answer(FIRST, lambda _: None, lambda: False).text == plain(run, FIRST, num_beams=3)
 
 
 def test_sampled_answers_follow_the_seed_as_those_of_job_predict_do(runs: Callable[[str], Path], talk: Talk) -> None:
