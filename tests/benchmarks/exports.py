@@ -1,6 +1,6 @@
 """What job=export writes, for each method, model and format: the table of docs/how-to/export.md.
 
-    PYTHONPATH=tests python tests/benchmarks/exports.py OUT --data-root DATA_ROOT     # trains, exports, writes the table
+    PYTHONPATH=tests python tests/benchmarks/exports.py OUT --data-root DATA_ROOT     # trains and exports what OUT lacks
     PYTHONPATH=tests python tests/benchmarks/exports.py OUT --table                   # from OUT/exports.jsonl alone
 
 Each run is trained on 320 examples, so that its weights differ from those of the base; its scores do not matter.
@@ -27,11 +27,11 @@ CLASSIFY = ["task=sst2"]
 ANSWER = ["task=instructions", "task.text=[text]", "task.label=answer", "task.max_target_length=8"]
 MODELS: dict[str, list[str]] = {  # rows of the table
     "BERT (MiniLM), mean pooling": ["model=minilm", *CLASSIFY],
-    "BERT (MiniLM), [CLS]": ["model=minilm", "model.pooling=cls", *CLASSIFY],
     "GPT-2, classification": ["model=gpt2", *CLASSIFY],
     "T5, classification": ["model=t5", *CLASSIFY],
     "GPT-2, instructions": ["model=gpt2", *ANSWER],
     "T5, instructions": ["model=t5", *ANSWER],
+    "BERT (MiniLM), [CLS]": ["model=minilm", "model.pooling=cls", *CLASSIFY],
 }
 SETTINGS = [
     "source=offline", "task.max_train_samples=320", "task.max_eval_samples=200", "train.num_train_epochs=1",
@@ -46,27 +46,33 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     file = given.out / "exports.jsonl"
+    given.out.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    entries = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     if not given.table:
-        given.out.mkdir(parents=True, exist_ok=True)
-        with file.open("w", encoding="utf-8") as lines:
-            for entry in measure(given.out, given.data_root):
+        known = {(each["model"], each["method"], each["format"]) for each in entries}
+        with file.open("a", encoding="utf-8") as lines:
+            for entry in measure(given.out, given.data_root, known):
+                entries.append(entry)
                 lines.write(json.dumps(entry) + "\n")
                 lines.flush()
                 print(entry, flush=True)
-    write_table([json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()])
+    write_table(entries)
 
 
-def measure(out: Path, data_root: str | None) -> Iterator[dict[str, Any]]:
-    """Yield what became of each export: its record, or why it was refused or failed."""
+def measure(out: Path, data_root: str | None, known: set[tuple[str, str, str]]) -> Iterator[dict[str, Any]]:
+    """Yield what became of each export that is not known: its record, or why it was refused or failed."""
     answers = out / "answers.jsonl"
     answers.write_text("".join(json.dumps(row) + "\n" for row in answered_examples()), encoding="utf-8")
     for name, overrides in MODELS.items():
         data = [f"data_root={data_root}"] if data_root and CLASSIFY[0] in overrides else []
         own = [f"task.dataset={answers}"] if CLASSIFY[0] not in overrides else []
         for method in METHODS:
-            command = [*overrides, *data, *own, *SETTINGS, f"method={method}", f"out={out}"]
-            (run,) = commands.finetune(*command)
-            for chosen in EXPORT_FORMATS:
+            missing = [each for each in EXPORT_FORMATS if (name, method, each) not in known]
+            if not missing:
+                continue
+            (run,) = commands.finetune(*overrides, *data, *own, *SETTINGS, f"method={method}", f"out={out}")
+            for chosen in missing:
                 more = ["export.gguf_type=f32"] if chosen == "gguf" else []
                 command = ["job=export", f"run={run}", f"format={chosen}", "source=offline", *data, *more]
                 yield {"model": name, "method": method, "format": chosen, **outcome(command)}
@@ -99,7 +105,10 @@ def write_table(entries: list[dict[str, Any]]) -> None:
     for name in MODELS:
         for method in METHODS:
             of = {each["format"]: each for each in entries if (each["model"], each["method"]) == (name, method)}
-            lines.append(f"| {name} | `{method}` | {' | '.join(_cell(of.get(each), reasons) for each in formats)} |")
+            if of:
+                lines.append(
+                    f"| {name} | `{method}` | {' | '.join(_cell(of.get(each), reasons) for each in formats)} |"
+                )
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, start=1)]
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)

@@ -16,7 +16,7 @@ from peftkit.pipeline.artifacts import base_source, load_bundle, run_tokenizer_s
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.comparison import TOLERANCE, max_difference
 from peftkit.pipeline.encoding import read_dataset
-from peftkit.pipeline.evaluate import predict_encoded, predictor
+from peftkit.pipeline.evaluate import decode_scores, predictor
 from peftkit.pipeline.examples import score_reference
 from peftkit.pipeline.measures import milliseconds, timed_examples
 from peftkit.results.run_result import RunResult
@@ -120,9 +120,9 @@ def answers(source: ExportSource, written: Exported, generates: bool) -> Predict
     """Return the answers of an export to the examples, in fp32; without text where `generates` is False."""
     bundle, encoded = replace(source.bundle, model=written.model), source.encoded
     trainer = scorer(source, written)
-    if generates:
-        return predict_encoded(bundle, trainer, encoded)[0]
     scores = training.predict_scores(trainer, encoded.inputs, encoded.lengths).scores * written.temperature
+    if generates:
+        return decode_scores(bundle, trainer, encoded, scores)[0]
     return bundle.format.decode(bundle.format.unpad(scores, encoded), encoded)
 
 
@@ -148,7 +148,7 @@ def compare(source: ExportSource, before: Predictions, after: Predictions, tempe
         difference = max_difference(_flat(before.scores), _flat(after.scores))
     pairs = zip(before.predictions, after.predictions, strict=True)
     share = float(np.mean([np.array_equal(one, other) for one, other in pairs]))
-    is_text = isinstance(before.predictions, list) and all(isinstance(each, str) for each in before.predictions)
+    is_text = before.has_ended is not None
     is_number = task_format.output_kind != "spans" and task_format.names is None
     return Agreement(
         len(before.scores),

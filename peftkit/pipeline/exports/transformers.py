@@ -26,6 +26,7 @@ from peftkit.methods import is_mergeable, merge_adapter
 from peftkit.metrics.calibration import probabilities
 from peftkit.models import classifiers
 from peftkit.models.heads import is_above_base
+from peftkit.models.pooling import columns_of
 from peftkit.pipeline.artifacts import load_base
 from peftkit.pipeline.comparison import EXAMPLES, TOLERANCE, max_difference
 from peftkit.pipeline.export import export_sentence_files
@@ -177,11 +178,10 @@ def check_without_peftkit(source: ExportSource, folder: Path, written: Exported,
 
 def _first_inputs(source: ExportSource) -> list[dict[str, list[int]]]:
     """Return the inputs of the first examples, or of one of their texts, by the names of the model's arguments."""
-    found = []
-    for example in source.encoded.inputs.select(range(min(EXAMPLES, len(source.encoded.lengths)))):
-        ids = next(name for name in example if name.endswith("input_ids"))
-        mask = ids.replace("input_ids", "attention_mask")
-        found.append({"input_ids": example[ids], "attention_mask": example[mask]})
+    found, collate = [], source.bundle.format.collator()
+    for number in range(min(EXAMPLES, len(source.encoded.lengths))):
+        first = columns_of(collate([source.encoded.inputs[number]]))[0]
+        found.append({name: first[name][0].tolist() for name in ("input_ids", "attention_mask")})
     return found
 
 
