@@ -13,6 +13,7 @@ from peftkit.results.run_result import RunResult
 
 QUOTED_PATH = re.compile(r"(['\"])[~/][^'\"]*?/([^'\"/]+)/*\1")
 PATH = re.compile(r"(?<![\w./:<~])(?:~|/[\w.@~+-])[^\s,;()\[\]{}'\"]*?/([^\s,;()\[\]{}'\"/]+)/*(?![^\s,;()\[\]{}'\"])")
+TOP_FOLDER = re.compile(r"(?<==)/([\w.+-]+)/*(?![^\s,])")
 WHOLE_PATH = re.compile(r"[~/].*/([^/]+)/*", re.DOTALL)
 
 
@@ -26,7 +27,7 @@ def public_values(values: Any) -> Any:
         return values
     if whole := WHOLE_PATH.fullmatch(values):
         return whole[1]
-    return PATH.sub(r"\1", QUOTED_PATH.sub(r"\1\2\1", values))
+    return TOP_FOLDER.sub(r"\1", PATH.sub(r"\1", QUOTED_PATH.sub(r"\1\2\1", values)))
 
 
 def check_public(name: str, text: str, run: RunResult) -> None:
@@ -47,4 +48,5 @@ def _private_folders(run: RunResult) -> set[str]:
     named = (str(run.folder), config.data_root, config.task.dataset, config.model.checkpoint, config.out)
     paths = [Path.home(), Path.cwd(), *(Path(each).expanduser() for each in named if each and exists(each))]
     found = {str(path.absolute()) for path in paths} | {os.path.realpath(path) for path in paths}
-    return {each for each in found if each.count("/") > 1} | {f"{each}/" for each in found if each.count("/") == 1}
+    found.discard("/")  # of a container, whose working folder that may be
+    return {each if each.count("/") > 1 else f"{each}/" for each in found}
