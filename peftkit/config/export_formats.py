@@ -16,7 +16,7 @@ class ExportFormat:
         unmerged: the methods that it has although they cannot be merged into the base: those whose tuner is PEFT's,
             all, or none.
         generates: whether what it writes generates text, which is compared with the run's.
-        package: a package that it needs, and the extra that installs it.
+        packages: that it needs, which the extra of the format's name installs.
     """
 
     name: str
@@ -26,7 +26,7 @@ class ExportFormat:
     heads: tuple[str, ...] | None = None
     unmerged: Literal["none", "peft", "all"] = "none"
     generates: bool = True
-    package: tuple[str, str] | None = None
+    packages: tuple[str, ...] = ()
 
 
 _FORMATS = (
@@ -42,7 +42,7 @@ _FORMATS = (
         "peftkit.pipeline.exports.gguf:write_gguf",
         keys=("gguf_type",),
         heads=("AutoModelForCausalLM",),
-        package=("gguf", "gguf"),
+        packages=("gguf",),
     ),
     ExportFormat(
         "onnx",
@@ -51,7 +51,7 @@ _FORMATS = (
         keys=("int8",),
         unmerged="all",
         generates=False,
-        package=("onnxruntime", "onnx"),
+        packages=("onnx", "onnxscript", "onnxruntime"),
     ),
 )
 

@@ -88,6 +88,7 @@ def test_the_code_of_the_card_gives_the_probabilities_of_the_run(train: Train) -
 
 
 METHODS = ("lora", "ia3", "full", "adapter", "prefix", "prompt")
+TASKS = ("stsb", "mrpc", "multilabel", "token_classification", "question_answering", "retrieval")
 EVERY = [(model, method) for model in ("bert", "gpt2", "t5") for method in METHODS]
 
 
@@ -104,9 +105,12 @@ def test_every_method_answers_in_onnxruntime_as_the_run(train: Train, model: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["bert", "gpt2"])
 @pytest.mark.parametrize(
-    "task", ["stsb", "mrpc", "multilabel", "token_classification", "question_answering", "retrieval"]
+    ("model", "task"),
+    [
+        *((model, task) for model in ("bert", "gpt2") for task in TASKS),
+        *(("t5", task) for task in TASKS[:2]),
+    ],
 )
 def test_every_head_answers_in_onnxruntime_as_the_run(train: Train, model: str, task: str) -> None:
     folder, record = exported(train(model, "lora", task))
@@ -131,3 +135,9 @@ def test_a_run_that_generates_text_is_refused(train: Train) -> None:
     assert "is a language model (causal_lm)" in message and "format=transformers" in message.fix
     (message,) = commands.check(["job=export", f"run={run}", "format=transformers", "export.int8=true"])
     assert "export.int8 is for format=onnx" in message
+
+
+def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, train: Train) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    (message,) = commands.check(["job=export", f"run={train('bert', 'lora')}", "format=onnx"])
+    assert message == "format=onnx needs the package onnxscript; pip install 'peftkit[onnx]'"

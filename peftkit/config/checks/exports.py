@@ -42,9 +42,8 @@ def _key_errors(run: RunConfig, chosen: ExportFormat) -> Iterator[str]:
     for key, name in others.items():
         if getattr(run.export, key) not in (None, False):
             yield refusal(f"export.{key} is for format={name}", f"~export.{key}", f"format={name}")
-    if chosen.package is not None and find_spec(chosen.package[0]) is None:
-        package, extra = chosen.package
-        yield f"format={chosen.name} needs the package {package}; pip install 'peftkit[{extra}]'"
+    if missing := [name for name in chosen.packages if find_spec(name) is None]:
+        yield f"format={chosen.name} needs the package {', '.join(missing)}; pip install 'peftkit[{chosen.name}]'"
 
 
 def _folder_errors(run: RunConfig) -> Iterator[str]:
