@@ -69,15 +69,15 @@ def main(runs: Sequence[Path], clients: int, seconds: float, page: Path) -> None
         alone = [replace(case, run=None) for case in first]  # the only one needs no name
         loads = [attack(port, server.pid, alone, number, seconds / 4) for number in (1, clients)]
         server.terminate()
-        server.wait(60)
+        server.wait(300)
         server, port = start(runs)
         load = attack(port, server.pid, cases, clients, seconds)
         batches = mean_batch(port)
         drained, drain_seconds = stopped(server, port, cases, clients, signal.SIGTERM)
-        code = server.wait(60)
+        code = server.wait(300)
         server, port = start(runs)
         killed, kill_seconds = stopped(server, port, cases, clients, signal.SIGKILL)
-        server.wait(60)
+        server.wait(300)
         one, shared, cpu = pipeline_seconds(runs[0], [case.example for case in first], clients, seconds / 4)
     largest = max(each.largest for each in (*loads, load))
     lines = [

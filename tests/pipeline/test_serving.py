@@ -224,6 +224,24 @@ def test_an_example_that_fails_does_not_fail_those_of_its_batch(
     assert (good.status, bad.status, bad.json["error"]) == (200, 400, "examples[0]: it is bad")
 
 
+def test_a_batch_that_fails_as_a_whole_fails_its_requests_only(
+    runs: dict[str, ServedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = answers._batches
+    monkeypatch.setattr(answers, "_batches", lambda examples, size: 1 / 0)
+    served = service(runs)
+
+    async def send() -> tuple[Reply, Reply]:
+        async with running(served.application()) as client:
+            failed = await client.post(SST2)
+            monkeypatch.setattr(answers, "_batches", split)
+            return failed, await client.post(SST2)
+
+    failed, answered = asyncio.run(send())
+    assert (failed.status, answered.status, served.queue.pending) == (500, 200, 0)
+    assert "the server failed on this batch" in failed.json["error"]
+
+
 def test_batches_of_similar_lengths_cost_the_least() -> None:
     def cost(counts: list[int], sizes: list[int]) -> float:
         starts = [sum(counts[:place]) for place in range(len(counts))]

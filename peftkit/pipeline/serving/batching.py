@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from peftkit import training
-from peftkit.config import UserError
-from peftkit.pipeline.serving.answers import Answer, Example, answer_batches
+from peftkit.config import UserError, error_summary
+from peftkit.config.console import log
+from peftkit.pipeline.serving.answers import Answer, Example, ServerError, answer_batches
 from peftkit.pipeline.serving.measures import Measures
 
 TRIM_SECONDS = 5.0
@@ -63,7 +64,13 @@ class BatchQueue:
                 await self.arrived.wait()
                 await asyncio.sleep(self.delay)  # examples that arrive during a batch have waited for each other
             batch = [self.waiting.popleft() for _ in range(min(self.size, len(self.waiting)))]
-            await loop.run_in_executor(self.worker, self._compute, loop, batch)
+            try:
+                await loop.run_in_executor(self.worker, self._compute, loop, batch)
+            except Exception as error:  # without this task, no request would be answered any more
+                log(f"!! a batch failed: {type(error).__name__}: {error_summary(error)}")
+                for _, future in batch:
+                    if not future.done():
+                        self._finish(future, ServerError("the server failed on this batch; its log has the reason"))
 
     def _compute(
         self, loop: asyncio.AbstractEventLoop, batch: Sequence[tuple[Example, asyncio.Future[Answer]]]
