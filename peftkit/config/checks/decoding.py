@@ -118,7 +118,7 @@ def decoding_errors(run: RunConfig) -> Iterator[str]:
     task = _answered_task(run)
     if task is None:
         return
-    scored_only = kind_of(task).name == "preferences" and run.job not in ("predict", "chat")
+    scored_only = kind_of(task).name == "preferences" and run.job not in ("predict", "serve", "chat")
     unfeasible = unfeasible_length(replace(task, generation={**(task.generation or {}), **run.task.generation}))
     yield from messages_of(
         (
