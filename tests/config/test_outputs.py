@@ -57,3 +57,5 @@ def test_a_base_is_stored_beside_adapters_only() -> None:
     assert message == "export.with_base=true stores the base beside an adapter, method=full saves none; drop it"
     (message,) = check([*base, "task.folds=5"])
     assert "this run keeps no model" in message
+    found = check(["job=export", "format=onnx", "export.with_base=true", "run=x"])
+    assert any("in training, not in job=export" in each for each in found)

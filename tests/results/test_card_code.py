@@ -62,8 +62,7 @@ def _texts(table: pd.DataFrame) -> list[Any]:
 
 
 def test_the_code_of_a_card_predicts_as_the_run_did(tiny: Overrides) -> None:
-    runs = [train(tiny(model, *MODELS[model])) for model in ("bert", "t5")]
-    check([run / "README.md" for run in runs], [None, None])
+    check([train(tiny("bert", *MODELS["bert"])) / "README.md"], [None])
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def base_errors(run: RunConfig) -> Iterator[str]:
     job, stores, drop = JOBS[run.job], "export.with_base=true stores the base beside an adapter", "~export.with_base"
     is_set = run.export.with_base
     return messages_of(
-        (is_set and not job.trains, refusal(f"{stores} in training, not in job={job.name}", drop)),
+        (is_set and "export" in job.keys, refusal(f"{stores} in training, not in job={job.name}", drop)),
         (
             is_set and job.trains and not run.method.traits.adapter,
             refusal(f"{stores}, method={run.method.name} saves none", drop),
