@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from accelerate.utils import broadcast_object_list, extract_model_from_parallel
 from torch.utils.data import Dataset
 from transformers import Trainer
+from transformers.trainer_pt_utils import nested_concat
 
 from peftkit.compat.dropout import fast_masks
 from peftkit.compat.lora import fused_lora
@@ -216,14 +218,19 @@ def predict_scores(
 
 
 def batch_scores(trainer: ScoringTrainer, inputs: Any) -> np.ndarray:
-    """Return the scores (inputs, ...) of encoded examples as one batch, without the costs that `predict_scores` counts.
+    """Return the scores (inputs, ...) of encoded examples, without the costs that `predict_scores` counts.
+
+    More inputs than fit into a batch, the windows of long passages, are computed in several.
 
     Raises:
         ValueError: a score is NaN or infinite.
     """
-    _, scores, _ = trainer.prediction_step(trainer.model, trainer.data_collator(inputs.to_list()), True)
-    assert scores is not None
-    found = scores.cpu().numpy()
+    rows, size, parts = inputs.to_list(), trainer.args.eval_batch_size, []
+    for first in range(0, len(rows), size):
+        _, scores, _ = trainer.prediction_step(trainer.model, trainer.data_collator(rows[first : first + size]), True)
+        assert scores is not None
+        parts.append(scores.cpu().numpy())
+    found: np.ndarray = reduce(nested_concat, parts)  # pads shorter texts, as Trainer.predict does
     if not np.isfinite(found).all():
         raise ValueError("logits contain NaN or inf")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -224,3 +225,20 @@ def test_short_batches_train_with_eager_attention(
     trainer.train()
     assert seen == ["eager" if is_eager else "sdpa"] and trainer.eager_batches == is_eager
     assert attention_implementation(trainer.model.config) == "sdpa"
+
+
+def test_the_windows_of_a_long_passage_are_scored_in_batches() -> None:
+    sizes: list[int] = []
+
+    def step(model: Any, rows: list[dict[str, Any]], loss_only: bool) -> tuple[None, torch.Tensor, None]:
+        sizes.append(len(rows))
+        width = max(len(row["input_ids"]) for row in rows)
+        return None, torch.tensor([row["input_ids"] + [-100] * (width - len(row["input_ids"])) for row in rows]), None
+
+    rows = [[row] * (1 + row % 4) for row in range(10)]
+    trainer: Any = SimpleNamespace(
+        args=SimpleNamespace(eval_batch_size=4), model=None, data_collator=list, prediction_step=step
+    )
+    found = training.batch_scores(trainer, Dataset.from_dict({"input_ids": rows}))
+    assert sizes == [4, 4, 2]
+    assert found.tolist() == [row + [-100] * (4 - len(row)) for row in rows]
