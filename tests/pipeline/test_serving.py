@@ -158,7 +158,7 @@ HOSTILE: list[tuple[Any, int, str]] = [
     ({**SST2, "examples": [{"sentence": True}]}, 400, "true or false, not a text"),
     ({**SST2, "examples": [{"sentence": ["a"]}]}, 400, "a list of texts, not a text"),
     ({**SST2, "examples": [{"sentence": {"a": 1}}]}, 400, "an object with the fields a, not a text"),
-    ({**SST2, "examples": [{"sentence": "x" * 500}]}, 413, "examples[0] has more than 400 characters"),
+    ({**SST2, "examples": [{"sentence": "x" * 401}]}, 413, "examples[0] has more than 400 characters"),
     ({**SST2, "examples": [{"sentence": "x"}] * 9}, 413, "9 examples are more than 8"),
 ]
 

@@ -76,7 +76,12 @@ def parse_example(run: ServedRun, values: Any, place: str) -> Example:
     if is_instruction:
         values = {**dict.fromkeys(run.columns[1:], ""), **values}
     cells = tuple(_parse_cell(run, values[name], f"{place}.{name}") for name in run.columns)
-    return Example(run, cells, sum(len(json.dumps(values[name], ensure_ascii=False)) for name in run.columns))
+    return Example(run, cells, sum(_characters(values[name]) for name in run.columns))
+
+
+def _characters(value: Any) -> int:
+    """Return the characters of a text, or those of words or turns with the JSON around them."""
+    return len(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _parse_cell(run: ServedRun, value: Any, place: str) -> Any:
