@@ -18,7 +18,7 @@ from peftkit.pipeline.merged import write_merged
 from peftkit.results import run_folder
 from peftkit.results.loading_code import BASE
 from peftkit.results.model_card import model_card
-from peftkit.results.public import check_public, public_values
+from peftkit.results.public import check_public, public_result
 from peftkit.results.run_result import RunResult
 
 RECORD = "peftkit.json"  # which run is in a repository, with the hashes of its files
@@ -131,7 +131,7 @@ def _mend_settings(file: Path, base: Base | None) -> None:
 
 def _public_result(result: Mapping[str, Any], base: Base | None) -> dict[str, Any]:
     """Return a result for the card: the base by its Hub id, and of each path of this machine its last name."""
-    found: dict[str, Any] = public_values(result)
+    found = public_result(result)
     if base is not None:
         source = {"kind": "hub", "name": base.name, "revision": base.revision or "main", "substituted_for": None}
         found["audit"]["sources"]["model"] |= source

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from peftkit.config import UserError
@@ -11,23 +11,47 @@ from peftkit.config.secrets import without_secrets
 from peftkit.paths import exists
 from peftkit.results.run_result import RunResult
 
-QUOTED_PATH = re.compile(r"(['\"])[~/][^'\"]*?/([^'\"/]+)/*\1")
-PATH = re.compile(r"(?<![\w./:<~])(?:~|/[\w.@~+-])[^\s,;()\[\]{}'\"]*?/([^\s,;()\[\]{}'\"/]+)/*(?![^\s,;()\[\]{}'\"])")
-TOP_FOLDER = re.compile(r"(?<==)/([\w.+-]+)/*(?![^\s,])")
-WHOLE_PATH = re.compile(r"[~/].*/([^/]+)/*", re.DOTALL)
+PATH_KEYS = {  # of the config and the command line
+    "data_root", "out", "run", "start", "runs", "results", "input", "output", "vocab", "recipe", "model.checkpoint",
+    "task.dataset", "tasks.dataset", "distill.teacher", "extend.terms", "extend.corpus", "generate.model",
+    "generate.seeds", "generate.decontaminate", "train.deepspeed", "train.logging_dir",
+}  # fmt: skip
+PATHS = {  # of result.json
+    *(f"run.config.{key}" for key in PATH_KEYS), "audit.sources.model.name", "audit.sources.model.substituted_for",
+    "audit.sources.data.name", "audit.sources.data.substituted_for", "audit.start.name", "combination.runs.folder",
+    "pruning.run",
+}  # fmt: skip
+ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,\[\]][^,\[\]]*""")  # of a list, or the only one
 
 
-def public_values(values: Any) -> Any:
-    """Return values as they may be published: of each path in a text, at any depth, only the last name remains."""
-    if isinstance(values, Mapping):
-        return {name: public_values(each) for name, each in values.items()}
-    if isinstance(values, list | tuple):
-        return [public_values(each) for each in values]
-    if not isinstance(values, str):
-        return values
-    if whole := WHOLE_PATH.fullmatch(values):
-        return whole[1]
-    return TOP_FOLDER.sub(r"\1", PATH.sub(r"\1", QUOTED_PATH.sub(r"\1\2\1", values)))
+def public_result(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of result.json as it may be published: of each path only the last name remains.
+
+    Other texts stay as they are, such as templates and labels, which the code of a model card contains.
+    """
+    return {name: _public(value, name) for name, value in result.items()}
+
+
+def _public(value: Any, key: str) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _public(each, f"{key}.{name}") for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_public_override(each) if key == "run.overrides" else _public(each, key) for each in value]
+    return _last_name(value) if isinstance(value, str) and key in PATHS else value
+
+
+def _public_override(override: str) -> str:
+    key, equals, value = override.partition("=")
+    if key.lstrip("+") not in PATH_KEYS:
+        return override
+    return f"{key}{equals}{ITEM.sub(lambda item: _last_name(item[0]), value)}"
+
+
+def _last_name(path: str) -> str:
+    """Return the last name of an absolute path, in the path's quotes, and any other text as it is."""
+    quote = path[0] if path[:1] in ("'", '"') else ""
+    inner = path[1:-1] if quote else path
+    return f"{quote}{PurePosixPath(inner).name or inner}{quote}" if inner.startswith(("/", "~")) else path
 
 
 def check_public(name: str, text: str, run: RunResult) -> None:

@@ -9,30 +9,48 @@ import pytest
 from helpers import commands
 
 from peftkit.config import UserError
-from peftkit.results.public import check_public, public_values
+from peftkit.results.public import check_public, public_result
 from peftkit.results.run_result import RunResult
 
 
 @pytest.mark.parametrize(
     ("private", "public"),
     [
-        ("/home/ada/data/glue", "glue"),
-        ("~/data/glue/", "glue"),
         ("data_root=/home/ada/data/glue", "data_root=glue"),
+        ("data_root=~/data/glue/", "data_root=glue"),
         ("data_root=/data", "data_root=data"),
+        ("data_root=/", "data_root=/"),
         ("out=/tmp/o/", "out=o"),
+        ("model.checkpoint=/home/ada/my data/m", "model.checkpoint=m"),
         ("task.dataset='/home/ada/my data/train set.csv'", "task.dataset='train set.csv'"),
-        ("runs=[/tmp/a/b,/tmp/a/c]", "runs=[b,c]"),
+        ("runs=[/tmp/a/b, '/tmp/a b/c d']", "runs=[b, 'c d']"),
+        ("++train.deepspeed=/home/ada/zero.json", "++train.deepspeed=zero.json"),
         ("model.checkpoint=google-bert/bert-base-uncased", "model.checkpoint=google-bert/bert-base-uncased"),
         ("generate.base_url=http://127.0.0.1:8000/v1", "generate.base_url=http://127.0.0.1:8000/v1"),
         ("task.dataset=data/train.csv", "task.dataset=data/train.csv"),
-        ("yes/no and 1 / 2", "yes/no and 1 / 2"),
-        ("end with </s>", "end with </s>"),
-        (r".*\.attention\.(q|v)", r".*\.attention\.(q|v)"),
+        ("task.template='answer with /yes/no: {text}'", "task.template='answer with /yes/no: {text}'"),
+        ("task.labels=[/r/python,/r/rust]", "task.labels=[/r/python,/r/rust]"),
+        (r"method.config.target_modules='.*\.(q|v)'", r"method.config.target_modules='.*\.(q|v)'"),
+        ("recipe", "recipe"),
     ],
 )
-def test_of_a_path_the_last_name_remains_and_other_texts_stay(private: str, public: str) -> None:
-    assert public_values({"a": [private, 1, None]}) == {"a": [public, 1, None]}
+def test_of_a_path_in_an_override_the_last_name_remains_and_other_texts_stay(private: str, public: str) -> None:
+    assert public_result({"run": {"overrides": [private, "seed=1"]}}) == {"run": {"overrides": [public, "seed=1"]}}
+
+
+def test_of_a_path_in_a_result_the_last_name_remains_and_other_texts_stay() -> None:
+    task = {"template": "answer with /yes/no: {text}", "labels": ["/r/python"], "verbalizer": {"dataset": "/r/rust"}}
+    private = {
+        "run": {"config": {"seed": 1, "out": "/tmp/o", "runs": ["/a/b", "c"], "tasks": [{"dataset": "/a/b.csv"}]}},
+        "audit": {"sources": {"model": {"name": "/home/ada/my data/m"}}, "label_names": ["/r/python"]},
+    }
+    public = {
+        "run": {"config": {"seed": 1, "out": "o", "runs": ["b", "c"], "tasks": [{"dataset": "b.csv"}]}},
+        "audit": {"sources": {"model": {"name": "m"}}, "label_names": ["/r/python"]},
+    }
+    for result, dataset in ((private, "/home/ada/x"), (public, "x")):
+        result["run"]["config"]["task"] = {**task, "dataset": dataset}
+    assert public_result(private) == public
 
 
 def test_a_path_or_a_secret_that_is_left_is_refused(
