@@ -88,7 +88,7 @@ def write_release(run: RunResult, push: Push, repo: str, base: Base | None, fold
     run_folder.write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
     for name, file in {**files, RECORD: folder / RECORD}.items():
         if file.suffix != ".safetensors":
-            check_public(name, file.read_text(encoding="utf-8"), run)
+            check_public(name, file.read_bytes().decode("utf-8", errors="replace"), run)  # .model files are no texts
 
 
 def left_behind(run: RunResult, what: str | None) -> dict[str, int]:

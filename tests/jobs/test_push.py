@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from peftkit.config import UserError
 from peftkit.config.errors import WriteError
+from peftkit.paths import sha256_of
 from peftkit.results.run_result import RunResult
 
 Overrides = Callable[..., list[str]]
@@ -53,6 +54,16 @@ def server(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def push(folder: Path, *more: str, repo: str = REPO) -> None:
     commands.run(["job=push", f"run={folder}", f"repo={repo}", *more])
+
+
+def copy_of(run: Path, parent: Path) -> Path:
+    return Path(shutil.copytree(run, parent / run.name))
+
+
+def change_record(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    record = json.loads((folder / "result.json").read_text())
+    change(record)
+    (folder / "result.json").write_text(json.dumps(record))
 
 
 def downloaded(server: Hub, name: str, tmp_path: Path) -> Path:
@@ -172,6 +183,23 @@ def test_a_base_with_other_weights_is_refused(server: Hub, trained: dict[str, Pa
         push(trained["lora"])
 
 
+def test_files_of_tokenizers_that_are_no_texts_are_pushed(
+    trained: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_of(trained["full"], tmp_path)
+    for text, is_private in ((b"of nobody", False), (bytes(Path.home() / "x"), True)):
+        file = folder / "model" / "spiece.model"
+        file.write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\xff\xfe" + text + b"\xe2")
+        entry = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+        change_record(folder, lambda record, entry=entry: record["files"].update({"model/spiece.model": entry}))
+        if is_private:
+            with pytest.raises(UserError, match=r"spiece.model would publish a path of this machine"):
+                push(folder, "push.dry_run=true")
+        else:
+            push(folder, "push.dry_run=true")
+            assert "spiece.model" in capsys.readouterr().out.split("stays here")[0]
+
+
 @pytest.mark.parametrize(
     ("token", "repo", "message"),
     [
@@ -215,8 +243,7 @@ def test_an_error_midway_is_one_sentence_and_the_same_command_is_repeated(
 
 
 def test_a_changed_file_is_not_pushed(server: Hub, trained: dict[str, Path], tmp_path: Path) -> None:
-    folder = tmp_path / trained["full"].name
-    shutil.copytree(trained["full"], folder)
+    folder = copy_of(trained["full"], tmp_path)
     file = folder / "model" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     (message,) = check(["job=push", f"run={folder}", f"repo={REPO}"])
