@@ -10,7 +10,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 
 from peftkit.config import RunConfig
 from peftkit.config.console import is_main_process, log
-from peftkit.pipeline.hub_repository import check_base, check_login, check_repository, find_repository, upload
+from peftkit.pipeline.hub_repository import check_login, check_repository, compared_base, find_repository, upload
 from peftkit.pipeline.release import hub_base, left_behind, write_release
 from peftkit.results.run_result import RunResult
 
@@ -44,8 +44,8 @@ def _upload(config: RunConfig, run: RunResult, scratch: Path) -> None:
     check_login()
     found = find_repository(repo, settings.revision or "main")
     check_repository(found, run.folder.name, settings.private, config.force)
-    if base is not None and base.folder is not None:
-        check_base(base.name, base.folder)
+    if base is not None and base.weights:
+        base = compared_base(base)
     if found.private and not settings.private:
         log(f"!! {repo} is private and stays so; its settings on the Hub make it public")
     write_release(run, settings, repo, base, scratch)

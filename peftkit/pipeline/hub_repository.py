@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from peftkit.compat.hub import NETWORK_ERRORS
 from peftkit.config import UserError, error_summary, refusal
 from peftkit.config.errors import WriteError
 from peftkit.paths import sha256_of
-from peftkit.pipeline.release import RECORD
+from peftkit.pipeline.release import RECORD, Base
 
 BY_THE_HUB = {".gitattributes", "README.md", "LICENSE"}  # files that a repository may have from its start
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -132,26 +132,28 @@ def upload(found: Repository, folder: Path, private: bool, message: str) -> tupl
     return str(commit.commit_url), commit.oid != found.commit
 
 
-def check_base(name: str, folder: Path) -> None:
-    """Check that a checkpoint on the Hub has the weights of a folder.
+def compared_base(base: Base) -> Base:
+    """Return a base with the commit of the Hub whose weights are those that the run read.
 
     Raises:
         UserError: it does not exist, or its weights are others or not in safetensors files.
     """
-    api = HfApi()
+    api, name = HfApi(), base.name
     with _network(name):
         try:
-            paths = [path for path in api.list_repo_files(name) if path.endswith(".safetensors")]
-            known = {each.path: each for each in api.get_paths_info(name, paths)} if paths else {}
+            commit = api.model_info(name).sha
+            infos = api.get_paths_info(name, [file.name for file in base.weights], revision=commit)
+            known: dict[str, Any] = {each.path: each for each in infos}
         except RepositoryNotFoundError as error:
             raise UserError(f"push.base_model={name}: the Hub has no such model for you; check the name") from error
-    for file in sorted(folder.glob("*.safetensors")):
-        entry: Any = known.get(file.name)
+    for file in base.weights:
+        entry = known.get(file.name)
         if entry is None or entry.lfs is None or entry.lfs.sha256 != sha256_of(file):
             raise UserError(
-                f"push.base_model={name} has other weights than {folder}, on which the run was trained; "
+                f"push.base_model={name} has other weights than {file.parent}, on which the run was trained; "
                 "name its checkpoint, or set push.what=merged"
             )
+    return replace(base, revision=commit)
 
 
 @contextmanager

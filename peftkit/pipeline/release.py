@@ -32,20 +32,28 @@ class Base:
 
     name: str
     revision: str | None
-    folder: Path | None = None  # where the run read it, if its weights must be compared with those of the Hub
+    weights: tuple[Path, ...] = ()  # files that the run read, if they must be compared with those of the Hub
 
 
 def hub_base(run: RunResult, push: Push) -> Base | None:
     """Return the base on the Hub of what a run publishes, None for a whole model.
 
     Raises:
-        UserError: the base is a folder of this machine or an offline model, which nobody else has.
+        UserError: the base is a folder of this machine or an offline model, which nobody else has, or its weights
+            cannot be compared with those of the Hub.
     """
     source, whole = run.source, (run.folder / "model").is_dir() or push.what == "merged"
     if source.kind in ("hub", "cache"):
         return None if whole else Base(source.name, source.revision)
     if source.kind == "folder" and push.base_model is not None:
-        return Base(push.base_model, None, Path(source.name))
+        if weights := tuple(sorted(Path(source.name).glob("model*.safetensors"))):
+            return Base(push.base_model, None, weights)
+        wrong = f"push.base_model={push.base_model}: {source.name} has no safetensors files to compare with it"
+        if whole:
+            raise UserError(refusal(wrong, "~push.base_model"))
+        if run.config.method.traits.mergeable:
+            raise UserError(refusal(wrong, "push.what=merged ~push.base_model"))
+        raise UserError(f"{wrong}; train the run on a checkpoint of the Hub")
     if whole:
         return None
     if source.kind == "offline" and source.substituted_for is None:  # the checkpoint itself, from a package

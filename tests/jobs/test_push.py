@@ -92,7 +92,8 @@ def test_an_adapter_loads_from_the_hub_with_peft_and_predicts_as_its_run(
     found = AutoModelForSequenceClassification.from_pretrained(base, config=config)
     model = PeftModel.from_pretrained(found, str(part)).eval()
     np.testing.assert_allclose(*scores_of(model, AutoTokenizer.from_pretrained(part), trained["lora"]), atol=1e-5)
-    assert json.loads((part / "adapter_config.json").read_text())["base_model_name_or_path"] == BASE
+    settings, commit = json.loads((part / "adapter_config.json").read_text()), server.repository(BASE).sha("main")
+    assert (settings["base_model_name_or_path"], settings["revision"]) == (BASE, commit)
     assert server.repository(REPO).private and server.repository(REPO).branches.keys() == {"main"}
 
 
@@ -181,6 +182,20 @@ def test_a_base_with_other_weights_is_refused(server: Hub, trained: dict[str, Pa
         push(trained["lora"], "push.base_model=ada/none")
     with pytest.raises(UserError, match=r"of this machine, which others lack; use push.what=merged, or use push.base"):
         push(trained["lora"])
+
+
+@pytest.mark.parametrize("weights", ["pytorch_model.bin", "model.gguf"])
+def test_a_base_whose_weights_cannot_be_compared_is_refused(
+    trained: dict[str, Path], tmp_path: Path, weights: str
+) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / weights).write_bytes(b"weights")
+    name = tmp_path / "base" / (weights if weights.endswith(".gguf") else "")
+    for method, fix in (("lora", "use push.what=merged and drop push.base_model"), ("full", "drop it")):
+        folder = copy_of(trained[method], tmp_path / method)
+        change_record(folder, lambda record: record["audit"]["sources"]["model"].update(name=str(name)))
+        with pytest.raises(UserError, match=rf"^push.base_model={BASE}: .* has no safetensors files .*; {fix}$"):
+            push(folder, f"push.base_model={BASE}", "push.dry_run=true")
 
 
 def test_files_of_tokenizers_that_are_no_texts_are_pushed(
