@@ -10,10 +10,9 @@ from peftkit.config import RunConfig, TaskConfig, UserError, error_summary, kind
 from peftkit.config.console import is_main_process, log
 from peftkit.config.start import found_start, is_hub_id
 from peftkit.data.tables import local_path, read_tables
+from peftkit.leaderboard.costs import amount
 from peftkit.metrics.registry import EVALUATE, load_of_evaluate
 from peftkit.models.checkpoints import locate
-
-UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
 class Fetched(NamedTuple):
@@ -97,6 +96,5 @@ def _bytes(folder: Path) -> int:
 @cache
 def _show(each: Fetched) -> None:
     """Print one thing that was fetched, once for all runs of a command."""
-    factor, unit = next((known for known in UNITS if (each.size or 0) >= known[0]), (1, "B"))
-    size = "" if each.size is None else f"{each.size / factor:,.{0 if factor == 1 else 1}f} {unit}"
+    size = "" if each.size is None else amount(each.size, "B")
     print(f"{each.kind:<10}  {size:>9}  {each.name}{f' at {each.revision}' if each.revision else ''}")

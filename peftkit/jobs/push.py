@@ -10,12 +10,12 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 
 from peftkit.config import RunConfig
 from peftkit.config.console import is_main_process, log
+from peftkit.leaderboard.costs import amount
 from peftkit.pipeline.hub_repository import check_login, check_repository, compared_base, find_repository, upload
 from peftkit.pipeline.release import hub_base, left_behind, write_release
 from peftkit.results.run_result import RunResult
 
 DATA, PATHS = "texts of the data", "paths of this machine"
-UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 REASONS = {  # why a file of a run stays
     "predictions.parquet": DATA, "calibration.parquet": DATA, "other_domains.parquet": DATA, "report.html": DATA,
     "taught.jsonl": DATA, "result.json": PATHS, "config.yaml": PATHS, "README.md": "the repository has its own",
@@ -60,8 +60,8 @@ def _list(config: RunConfig, run: RunResult, scratch: Path) -> None:
     write_release(run, settings, str(config.repo), hub_base(run, settings), scratch)
     files = {each.relative_to(scratch).as_posix(): each.stat().st_size for each in scratch.rglob("*") if each.is_file()}
     visibility = "private" if settings.private else "public"
-    print(f"{config.repo}, {visibility}, branch {settings.revision or 'main'}: {_size(sum(files.values()))}")
-    print(*(f"{_size(size):>10}  {name}" for name, size in sorted(files.items())), "stays here", sep="\n")
+    print(f"{config.repo}, {visibility}, branch {settings.revision or 'main'}: {amount(sum(files.values()), 'B')}")
+    print(*(f"{amount(size, 'B'):>9}  {name}" for name, size in sorted(files.items())), "stays here", sep="\n")
     print("\n".join(_stay_lines(left_behind(run, settings.what))))
     log("nothing was sent: push.dry_run=true")
 
@@ -69,12 +69,7 @@ def _list(config: RunConfig, run: RunResult, scratch: Path) -> None:
 def _stay_lines(files: Mapping[str, int]) -> Iterator[str]:
     for name, size in files.items():
         reason = REASONS.get(name)
-        yield f"{_size(size):>10}  {name}{f'  ({reason})' if reason else ''}"
-
-
-def _size(size: int) -> str:
-    factor, unit = next((each for each in UNITS if size >= each[0]), (1, "B"))
-    return f"{size / factor:,.{0 if factor == 1 else 1}f} {unit}"
+        yield f"{amount(size, 'B'):>9}  {name}{f'  ({reason})' if reason else ''}"
 
 
 @contextmanager
