@@ -45,8 +45,9 @@ def hub_base(run: RunResult, push: Push) -> Base | None:
     source, whole = run.source, (run.folder / "model").is_dir() or push.what == "merged"
     if source.kind in ("hub", "cache"):
         return None if whole else Base(source.name, source.revision)
+    weights = tuple(sorted(Path(source.name).glob("model*.safetensors"))) if source.kind == "folder" else ()
     if source.kind == "folder" and push.base_model is not None:
-        if weights := tuple(sorted(Path(source.name).glob("model*.safetensors"))):
+        if weights:
             return Base(push.base_model, None, weights)
         wrong = f"push.base_model={push.base_model}: {source.name} has no safetensors files to compare with it"
         if whole:
@@ -59,7 +60,7 @@ def hub_base(run: RunResult, push: Push) -> Base | None:
     if source.kind == "offline" and source.substituted_for is None:  # the checkpoint itself, from a package
         return Base(run.config.model.checkpoint, None)
     fixes = ["push.what=merged"] if run.config.method.traits.mergeable else []
-    fixes += ["push.base_model=HUB_ID"] if source.kind == "folder" else []
+    fixes += ["push.base_model=HUB_ID"] if weights else []
     wrong = f"{run.folder}: its base is {_base_name(run)} of this machine, which others lack"
     raise UserError(refusal(wrong, *fixes) if fixes else f"{wrong}; train the run on a checkpoint of the Hub")
 

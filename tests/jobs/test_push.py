@@ -196,6 +196,9 @@ def test_a_base_whose_weights_cannot_be_compared_is_refused(
         change_record(folder, lambda record: record["audit"]["sources"]["model"].update(name=str(name)))
         with pytest.raises(UserError, match=rf"^push.base_model={BASE}: .* has no safetensors files .*; {fix}$"):
             push(folder, f"push.base_model={BASE}", "push.dry_run=true")
+        if method == "lora":
+            with pytest.raises(UserError, match=r"which others lack; use push.what=merged$"):
+                push(folder)
 
 
 def test_files_of_tokenizers_that_are_no_texts_are_pushed(
