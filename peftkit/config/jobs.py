@@ -41,6 +41,7 @@ class Job:
     writes: tuple[str, ...] | Literal["folder"] | None = None
     loads_model: bool = True  # False: it starts without torch
     trains: bool = False  # trains the chosen model, method and task, or plans it
+    generates: bool = True  # False: does not need the data that job=generate makes
     guesses: tuple[str, ...] = ()  # keys that may be missing, as the job finds their values in the data
     default_task: str | None = None  # where task.dataset is set, and neither task nor recipe
 
@@ -66,6 +67,7 @@ _JOBS = (
         "peftkit.jobs.fetch:fetch",
         keys=_TRAINING,
         trains=True,
+        generates=False,
     ),
     Job(
         "inspect",

@@ -43,7 +43,7 @@ def run_job(
 
             stack.enter_context(one_outcome())
             stack.enter_context(library_settings(config.source, config.threads))
-        if config.generates_data:
+        if config.generates_data and job.generates:
             from peftkit.jobs.generate import with_generated_data
 
             config = with_generated_data(config)

@@ -84,6 +84,19 @@ def test_a_corpus_that_is_streamed_is_refused_with_its_download(cache: Path) -> 
         commands.run(["job=fetch", "task=language_modeling", "task.dataset=me/corpus", *given()[4:7]])
 
 
+def test_data_of_job_generate_are_not_generated(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def generate(*_: object, **__: object) -> None:
+        raise AssertionError("job=fetch sends requests to a model")
+
+    monkeypatch.setattr("peftkit.jobs.generate.generate", generate)
+    generated = ["task=instructions", "task.dataset=self_instruct", "generate.generator=endpoint", *given()[4:7]]
+    found = commands.run(["job=fetch", *generated])
+    assert [each.name for each in found] == ["me/base"]
+    assert "task.dataset=self_instruct is generated where the run trains" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_after_it_the_command_runs_without_the_hub(server: Hub, tmp_path: Path) -> None:
     environment = {**os.environ, **server.environment, "HF_HOME": str(tmp_path / "home"), "NO_COLOR": "1"}
