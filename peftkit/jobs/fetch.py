@@ -5,10 +5,11 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from peftkit.compat.hub import download_adapter, download_checkpoint
+from peftkit.compat.hub import NETWORK_ERRORS, download_adapter, download_checkpoint
 from peftkit.config import RunConfig, TaskConfig, UserError, error_summary, kind_of
 from peftkit.config.console import is_main_process, log
 from peftkit.config.start import found_start, is_hub_id
+from peftkit.config.write_failures import write_failure
 from peftkit.data.tables import local_path, read_tables
 from peftkit.leaderboard.costs import amount
 from peftkit.metrics.registry import EVALUATE, load_of_evaluate
@@ -67,8 +68,13 @@ def _checkpoint(name: str, revision: str, is_cached: bool) -> Fetched:
     """Download the files of a checkpoint that transformers reads, once for all runs of a command."""
     try:
         folder = download_checkpoint(name, revision, local_files_only=is_cached)
-    except FileNotFoundError as error:
+    except ValueError as error:
         raise UserError(f"{name} at {revision}: {error_summary(error)}; use another checkpoint") from error
+    except NETWORK_ERRORS as error:
+        if write_failure(error, Path()) is not None:
+            raise
+        advice = "repeat the command where the Hub answers, with HF_TOKEN if the model is gated"
+        raise UserError(f"{name} at {revision}: {error_summary(error)}; {advice}") from error
     return Fetched("checkpoint", name, folder.name, _bytes(folder))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,6 +66,53 @@ def test_a_checkpoint_is_fetched_once_for_all_runs_without_other_formats(
     assert size == sum(each.stat().st_size for each in snapshot.iterdir())
     assert capsys.readouterr().out.count(f"me/base at {revision}") == 1
     assert len([path for _, path in server.requests if path.endswith("model.safetensors")]) <= 2  # head and content
+
+
+def test_it_is_repeated_without_the_hub_where_the_cache_is_whole(
+    server: Hub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train.jsonl").write_bytes(LINES)
+    command = ["job=fetch", *given(f"task.dataset={tmp_path}/train.jsonl")]
+    (fetched,) = commands.run(command)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("peftkit.models.checkpoints.hub_is_reachable", lambda: False)
+
+    def repeated() -> list[job.Fetched]:
+        job._checkpoint.cache_clear()
+        found: list[job.Fetched] = commands.run(command)
+        return found
+
+    assert repeated() == [fetched]
+    (snapshot,) = (cache / "models--me--base" / "snapshots").iterdir()
+    weights = snapshot / "model.safetensors"
+    weights.rename(snapshot / "model-00001-of-00002.safetensors")
+    with pytest.raises(UserError, match=r"lacks model\.safetensors; repeat the command where the Hub answers"):
+        repeated()
+    # as where transformers filled the cache, in a new folder because huggingface_hub keeps the lists in memory
+    shutil.copytree(cache / "models--me--base", tmp_path / "other" / "models--me--base", symlinks=True)
+    shutil.rmtree(tmp_path / "other" / "models--me--base" / "trees")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "other"))
+    (snapshot,) = (tmp_path / "other" / "models--me--base" / "snapshots").iterdir()
+    with pytest.raises(UserError, match=r"lacks model\.safetensors"):
+        repeated()
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"lacks model-00002-of-00002\.safetensors"):
+        repeated()
+    (snapshot / shards["b"]).write_bytes(b"")
+    assert repeated()[0].revision == fetched.revision
+    for file in snapshot.glob("*"):
+        if file.suffix != ".safetensors" and "config" not in file.name and "index" not in file.name:
+            file.unlink()
+    with pytest.raises(UserError, match="lacks a tokenizer"):
+        repeated()
+
+
+def test_a_hub_that_fails_is_not_a_reason_for_another_checkpoint(server: Hub, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_bytes(LINES)
+    server.fault = lambda method, path: 403 if path.endswith("/model.safetensors") else None
+    with pytest.raises(UserError, match=r"me/base at main: .*; repeat the command where the Hub answers"):
+        commands.run(["job=fetch", *given(f"task.dataset={tmp_path}/train.jsonl")])
 
 
 def test_weights_that_are_pickled_only_are_refused(cache: Path) -> None:
