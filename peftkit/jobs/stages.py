@@ -6,7 +6,7 @@ from typing import Any
 from peftkit import training
 from peftkit.config import is_prompted
 from peftkit.config.console import is_main_process, log
-from peftkit.config.shipped_files import shipped_files
+from peftkit.config.shipped_files import recorded_files, shipped_files
 from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import store_base
 from peftkit.pipeline.build import TrainingBundle
@@ -14,11 +14,19 @@ from peftkit.pipeline.calibration import calibrate
 from peftkit.pipeline.domain_scores import record_domains
 from peftkit.pipeline.evaluate import evaluate_splits, predict_encoded
 from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encode
-from peftkit.pipeline.export import artifact_bytes, describe_artifact, export_artifact, has_base, save_prompt
+from peftkit.pipeline.export import (
+    WHOLE_BASE,
+    artifact_bytes,
+    describe_artifact,
+    export_artifact,
+    has_base,
+    save_prompt,
+)
 from peftkit.pipeline.frozen import reused_states
 from peftkit.pipeline.measures import compare_language, mean_bits_per_byte, measure_latency
 from peftkit.pipeline.train import TrainedRun, run_costs, train
 from peftkit.results import run_folder
+from peftkit.results.loading_code import BASE
 from peftkit.results.model_card import model_card
 from peftkit.results.run_result import RunResult
 
@@ -109,9 +117,10 @@ def latencies(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits
 
 
 def needs_base(context: RunContext) -> bool:
-    """Return whether the base is to be stored beside an adapter, and is not there yet."""
-    adapter = context.folder / "adapter"
-    return context.config.export.with_base and adapter.is_dir() and not has_base(adapter)
+    """Return whether the base is to be stored beside an adapter, and the files of a finished run do not have it."""
+    adapter, recorded = context.folder / "adapter", recorded_files(context.folder) or ()
+    is_stored = has_base(adapter) and any(f"adapter/{BASE}/{name}" in recorded for name in WHOLE_BASE)
+    return context.config.export.with_base and adapter.is_dir() and not is_stored
 
 
 def add_base(context: RunContext) -> None:

@@ -24,14 +24,16 @@ from peftkit.models.embedding_rows import add_new_rows
 from peftkit.models.heads import loading_class
 from peftkit.models.load import auto_class, load_model
 from peftkit.models.quantization import copy_dequantized
+from peftkit.paths import sync
 from peftkit.pipeline.build import TrainingBundle, format_for, head_kind, instantiate_method
-from peftkit.pipeline.export import has_base
+from peftkit.pipeline.export import WHOLE_BASE, has_base
 from peftkit.pipeline.foreign_adapters import merge_foreign_adapter
 from peftkit.pipeline.merged import write_merged
 from peftkit.pipeline.sources import PROMPT_FOLDER, converted_checkpoint, ensure_mini, run_tokenizer
 from peftkit.pipeline.steering import load_steering
 from peftkit.results.loading_code import BASE
 from peftkit.results.locks import locked_file
+from peftkit.results.run_folder import SCRATCH
 from peftkit.results.run_result import RunResult
 
 
@@ -95,13 +97,20 @@ def find_base(run: RunResult) -> str:
 
 @stage("storing the base")
 def store_base(run: RunResult) -> None:
-    """Save the base of a run's adapter in adapter/base, in full precision, from where transformers loads it."""
-    folder = run.folder / "adapter" / BASE
+    """Save the base of a run's adapter in adapter/base, in full precision, from where transformers loads it.
+
+    What makes it whole, `WHOLE_BASE`, gets its name last, so that a process that is killed leaves none.
+    """
+    folder, scratch = run.folder / "adapter" / BASE, run.folder / SCRATCH
     config = (folder / "config.json").read_text(encoding="utf-8")
     with torch.random.fork_rng():  # the head of the base is newly initialized, and replaced by that of the adapter
         tokenizer = run_tokenizer(run.config, run_tokenizer_source(run), base_source(run))
-        load_base(run, tokenizer, quantized=False).save_pretrained(folder)
-    (folder / "config.json").write_text(config, encoding="utf-8")
+        load_base(run, tokenizer, quantized=False).save_pretrained(scratch)
+    (scratch / "config.json").write_text(config, encoding="utf-8")
+    for file in sorted(scratch.iterdir(), key=lambda file: file.name in WHOLE_BASE):
+        sync(file)
+        file.replace(folder / file.name)
+    scratch.rmdir()
 
 
 @stage("loading the run")

@@ -18,6 +18,8 @@ from peftkit.pipeline.steering import save_steering
 from peftkit.results import run_folder
 from peftkit.results.loading_code import BASE, Artifact
 
+WHOLE_BASE = ("model.safetensors", "model.safetensors.index.json")  # in one file, or in several, with their list
+
 
 def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab: str | None = None) -> Path:
     """Save in PEFT's format (adapter/) or, for methods that train weights of the base, as a checkpoint (model/).
@@ -60,7 +62,7 @@ def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab:
 
 def has_base(artifact: Path) -> bool:
     """Return whether an adapter's folder has the weights of its base."""
-    return any((artifact / BASE).glob("model*.safetensors"))
+    return any((artifact / BASE / name).is_file() for name in WHOLE_BASE)
 
 
 def describe_artifact(folder: Path, name: str, path: str, base: Source | None) -> Artifact:

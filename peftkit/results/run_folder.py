@@ -24,6 +24,7 @@ from peftkit.results.locks import LOCK, SOFT, locked_folder
 
 SCHEMA = 2  # of result.json, see docs/reference/run-folder.md; version 0.1 has none
 AGAIN = "train the run again"
+SCRATCH = ".base"  # the folder of the base of an adapter while it is saved
 WRITTEN = ("result.json", "config.yaml", "README.md", "report.html", "taught.jsonl", *PREDICTIONS)  # by training
 LOCATIONS = {"model": ("model", ("checkpoint", "revision")), "data": ("task", ("dataset", "subset", "revision"))}
 PREDICTION_COLUMNS = (  # of predictions.parquet, besides those of the texts
@@ -193,6 +194,7 @@ def write_text(file: Path, text: str) -> None:
 def clear_torn(folder: Path) -> None:
     """Delete what a killed process left of files that it was writing."""
     clear_parts(folder, WRITTEN)
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
 
 
 def delete_files(folder: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import commands
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, GPT2ForSequenceClassification
 
 import peftkit
 
@@ -43,3 +44,27 @@ def test_the_base_is_stored_beside_the_adapter_of_a_finished_run_too(tiny: Overr
     stored, loaded = AutoModelForSequenceClassification.from_pretrained(base), peftkit.load(folder)[0].get_base_model()
     assert torch.equal(stored.transformer.h[0].ln_1.weight, loaded.transformer.h[0].ln_1.weight)
     assert '"adapter/base", config=config)' in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_base_that_was_not_saved_as_a_whole_counts_as_none(tiny: Overrides, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = tiny("gpt2", "task=sst2", "task.max_train_samples=8")
+    (folder,) = commands.finetune(*command)
+    stored, save = folder / "adapter" / "base" / "model.safetensors", GPT2ForSequenceClassification.save_pretrained
+    shipped = sorted((folder / "adapter").rglob("*"))
+
+    def killed(model: GPT2ForSequenceClassification, to: Path) -> None:
+        save(model, to)
+        weights = next(Path(to).glob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes()[:1000])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(GPT2ForSequenceClassification, "save_pretrained", killed)
+        commands.run([*command, "export.with_base=true"])
+    assert sorted((folder / "adapter").rglob("*")) == shipped
+    # killed after the base was saved, and before it was recorded
+    stored.write_bytes(b"")
+    assert commands.finetune(*command, "export.with_base=true") == [folder]
+    size = json.loads((folder / "result.json").read_text(encoding="utf-8"))["files"]["adapter/base/model.safetensors"]
+    assert size["bytes"] == stored.stat().st_size > 1000
+    assert not [each for each in folder.iterdir() if each.name.startswith(".base")]
