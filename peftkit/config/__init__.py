@@ -3,7 +3,8 @@
 from peftkit.config.checks import config_errors, run_errors
 from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
 from peftkit.config.errors import Refusal, UserError, error_summary, is_text, refusal, refuse
-from peftkit.config.jobs import JOBS, Job
+from peftkit.config.job_record import Job
+from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import KINDS, TaskKind, generates_text, kind_of, label_columns
 from peftkit.config.run import (
     NON_RESULT_KEYS,

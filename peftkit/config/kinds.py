@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from peftkit.config.jobs import Requirement
+from peftkit.config.job_record import Requirement
 
 ENCODER, DECODER, SEQ2SEQ = "encoder", "decoder", "seq2seq"
 _TEXT = ("exact_match", "token_f1", "rouge_l")

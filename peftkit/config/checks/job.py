@@ -13,7 +13,8 @@ from peftkit.config.checks.values import RUN_STATUSES
 from peftkit.config.endings import FILES
 from peftkit.config.errors import UserError, refusal
 from peftkit.config.files import names_file
-from peftkit.config.jobs import JOBS, Job
+from peftkit.config.job_record import Job
+from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import generates_text
 from peftkit.config.run import RunConfig
 from peftkit.config.suggestions import nearest, with_hint
