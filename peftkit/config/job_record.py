@@ -29,6 +29,7 @@ class Job:
     writes: tuple[str, ...] | Literal["folder"] | None = None
     loads_model: bool = True  # False: it starts without torch
     trains: bool = False  # trains the chosen model, method and task, or plans it
+    one_process: bool = False  # refused under torchrun and accelerate launch
     generates: bool = True  # False: does not need the data that job=generate makes
     guesses: tuple[str, ...] = ()  # keys that may be missing, as the job finds their values in the data
     default_task: str | None = None  # where task.dataset is set, and neither task nor recipe

@@ -80,6 +80,7 @@ _JOBS = (
         keys=("predict", "serve"),
         run="required",
         runs="optional",
+        one_process=True,
     ),
     Job(
         "chat",
@@ -88,6 +89,7 @@ _JOBS = (
         reads=("task.generation", "seed"),
         keys=("chat",),
         run="required",
+        one_process=True,
     ),
     Job(
         "merge",
@@ -105,6 +107,7 @@ _JOBS = (
         keys=("format", "export"),
         run="required",
         writes="folder",
+        one_process=True,
     ),
     Job(
         "push",
@@ -147,6 +150,7 @@ _JOBS = (
         ignores="the rest comes from the runs",
         runs="optional",
         input="optional",
+        one_process=True,
     ),
     Job(
         "downstream",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from peftkit.config import RunConfig, UserError, error_summary
-from peftkit.config.console import is_main_process, log
+from peftkit.config.console import log
 from peftkit.config.errors import ExportError
 from peftkit.config.export_formats import EXPORT_FORMATS
 from peftkit.config.secrets import without_secrets
@@ -20,7 +20,7 @@ from peftkit.results import run_folder
 from peftkit.results.locks import locked_file
 
 
-def export(config: RunConfig) -> Path | None:
+def export(config: RunConfig) -> Path:
     """Export a finished run, compare the export with it on some examples, and return the new folder.
 
     `export-<format>.json` in the run folder records what was compared, or why it failed.
@@ -29,8 +29,6 @@ def export(config: RunConfig) -> Path | None:
         UserError: the format has no such model; nothing is written.
         ExportError: the export answers otherwise than the run; it is deleted, and an earlier one remains.
     """
-    if not is_main_process():
-        return None
     name, folder = str(config.format), Path(str(config.run))
     target, file = Path(config.output or folder / f"export-{name}"), folder / f"export-{name}.json"
     with locked_file(file), locked_file(target):

@@ -6,7 +6,6 @@ from typing import Any
 
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.checks.run_folders import is_foreign_adapter, recorded_config
-from peftkit.config.console import number_of_processes
 from peftkit.config.errors import UserError, refusal
 from peftkit.config.json_files import read_json
 from peftkit.config.run import RunConfig, is_prompted
@@ -36,10 +35,6 @@ def _weight_errors(run: RunConfig) -> Iterator[str]:
         (
             count and all(is_foreign_adapter(Path(each)) for each in run.runs or ()),
             "runs= has only adapters of other programs; add a run of peftkit, whose task is scored",
-        ),
-        (
-            number_of_processes() > 1,
-            "job=combine runs in one process; start it without torchrun",
         ),
     )
 

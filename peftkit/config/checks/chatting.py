@@ -5,7 +5,6 @@ from pathlib import Path
 
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.checks.run_folders import recorded_config
-from peftkit.config.console import number_of_processes
 from peftkit.config.errors import UserError, refusal
 from peftkit.config.kinds import kind_of
 from peftkit.config.run import RunConfig
@@ -26,5 +25,4 @@ def chat_errors(run: RunConfig) -> Iterator[str]:
                 not kind.chat_template,
                 refusal(f"{run.run} is a run of {kind.name}, which answers no messages", "job=predict input='a text'"),
             ),
-            (number_of_processes() > 1, "job=chat runs in one process; start it without torchrun"),
         )

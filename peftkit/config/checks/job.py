@@ -10,6 +10,7 @@ from typing import Any
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.checks.run_folders import recorded_config
 from peftkit.config.checks.values import RUN_STATUSES
+from peftkit.config.console import number_of_processes
 from peftkit.config.endings import FILES
 from peftkit.config.errors import UserError, refusal
 from peftkit.config.files import names_file
@@ -33,6 +34,10 @@ def job_errors(run: RunConfig) -> list[str]:
     return [
         *_run_errors(run),
         *messages_of(
+            (
+                job.one_process and number_of_processes() > 1,
+                f"job={job.name} runs in one process; start it without torchrun and accelerate launch",
+            ),
             (job.input == "required" and run.input is None, f"job={job.name} needs input=FILE or input='a text'"),
             (
                 job.input == "no" and run.input is not None,

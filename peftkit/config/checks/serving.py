@@ -34,9 +34,5 @@ def serving_errors(run: RunConfig) -> list[str]:
                     f"serve.max_examples={chosen.max_queue}",
                 ),
             ),
-            (
-                int(os.environ.get("WORLD_SIZE", "1")) > 1,
-                "job=serve runs in one process; start it without torchrun",
-            ),
         )
     ]
