@@ -111,8 +111,11 @@ def test_runs_of_a_comparison_in_new_processes_equal_runs_alone(
             ["workers=1,2"],
             "workers=1,2: all runs of a sweep have one number of workers; use workers=2, or use workers=auto",
         ),
-        (["threads=0"], "threads=0: expected a number above 0"),
-        (["job=bench", "workers=2"], "workers= is not for job=bench, only for job=finetune, job=plan; drop it"),
+        (["threads=0"], "threads=0: expected a number above 0; drop it"),
+        (
+            ["job=bench", "workers=2"],
+            "workers= is not for job=bench, only for job=finetune, job=plan, job=fetch; drop it",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(overrides: list[str], message: str) -> None:
