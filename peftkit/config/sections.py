@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from peftkit.config.label_names import label_name
 
 EACH = "all"  # domains.leave_out: each domain in turn
-OBJECTIVE_KEYS = {"adversarial": "max_lambda", "group_dro": "step_size"}  # keys of `domains` that one objective reads
+OBJECTIVE_KEYS = {  # the key of `domains` that an objective reads
+    "adversarial": "max_lambda",
+    "confusion": "max_lambda",
+    "group_dro": "step_size",
+}
+UNLABELED = ("adversarial", "confusion")  # objectives that read texts of a target domain without their labels
 
 
 @dataclass

@@ -8,6 +8,7 @@ from datasets import ClassLabel, Dataset, concatenate_datasets
 
 from peftkit.config import Domains, Refusal, TaskConfig, UserError, refusal, refuse
 from peftkit.config.label_names import label_name
+from peftkit.config.sections import UNLABELED
 from peftkit.config.suggestions import listed, nearest, with_hint
 from peftkit.data.cells import is_missing, text_of
 from peftkit.data.columns import DOMAIN, ROW, parse_cells_of, require_columns
@@ -128,7 +129,7 @@ def _adapted(domains: Domains, source: Dataset, target: Dataset) -> tuple[Datase
     )
     labeled, rest = (_rows(_drawn(target), range(*ends)) for ends in ((0, number), (number, available)))
     examples = concatenate_datasets([source, labeled])
-    if domains.objective != "adversarial" or not len(rest):
+    if domains.objective not in UNLABELED or not len(rest):
         return examples, {}
     hidden = rest.remove_columns("label").add_column("label", [None] * len(rest))
     return examples, {UNLABELED_SPLIT: hidden.select_columns(rest.column_names).cast(rest.features)}

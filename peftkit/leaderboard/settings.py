@@ -55,7 +55,7 @@ def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[
     is_search = any(search.get(name) for name in ("lr_multipliers", "learning_rates", "config"))
     left_out = {*LEFT_OUT, *([] if is_search else ["search"])}
     objective = (config.get("domains") or {}).get("objective")
-    left_out |= {f"domains.{key}" for other, key in OBJECTIVE_KEYS.items() if other != objective}
+    left_out |= {f"domains.{key}" for key in {*OBJECTIVE_KEYS.values()} - {OBJECTIVE_KEYS.get(str(objective))}}
     left_out |= set() if (config.get("distill") or {}).get("teacher") else {"distill"}
     left_out |= set() if (config.get("prune") or {}).get("heads") else {"prune"}
     config = {**config, **_together(config, record["run"].get("setup") or {})}

@@ -37,7 +37,8 @@ def domain_objective(config: RunConfig, model: Any, encoded: Encoded) -> trainin
     if domains.objective == "group_dro":
         return training.GroupDROLoss(encoded.domains, domains.step_size)
     size, pooling = model.config.hidden_size, _head_pooling(config, model)
-    return training.DomainAdversarialLoss(encoded.domains, size, pooling, domains.max_lambda)
+    loss = training.DomainConfusionLoss if domains.objective == "confusion" else training.DomainAdversarialLoss
+    return loss(encoded.domains, size, pooling, domains.max_lambda)
 
 
 def _head_pooling(config: RunConfig, model: Any) -> str:

@@ -55,8 +55,8 @@ def run_id(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setup: M
         del settings["calibration"]
     if not config.domains.is_set:
         del settings["domains"]
-    for objective, key in OBJECTIVE_KEYS.items():
-        if config.domains.is_set and config.domains.objective != objective:
+    for key in {*OBJECTIVE_KEYS.values()} - {OBJECTIVE_KEYS.get(str(config.domains.objective))}:
+        if config.domains.is_set:
             settings["domains"][key] = None
     if config.prune.heads is None:
         del settings["prune"]

@@ -4,7 +4,7 @@ from peftkit.compat.trainer import reset_preparation
 from peftkit.training.answers import Decoding, generate_answers, generate_batch
 from peftkit.training.arguments import own_trackers, precision_of, training_arguments
 from peftkit.training.callbacks import SparseCheckpointsCallback
-from peftkit.training.domains import DomainAdversarialLoss, DomainLoss, GroupDROLoss
+from peftkit.training.domains import DomainAdversarialLoss, DomainConfusionLoss, DomainLoss, GroupDROLoss
 from peftkit.training.loop import (
     ModelScores,
     TrainingSummary,
@@ -39,6 +39,7 @@ __all__ = [
     "Decoding",
     "Distillation",
     "DomainAdversarialLoss",
+    "DomainConfusionLoss",
     "DomainLoss",
     "GroupDROLoss",
     "ModelScores",

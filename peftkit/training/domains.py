@@ -1,4 +1,4 @@
-"""Objectives over the domains of examples: domain-adversarial training, and group DRO."""
+"""Objectives over the domains of examples: domain-adversarial training, domain confusion, and group DRO."""
 
 import math
 from abc import abstractmethod
@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from accelerate.utils import extract_model_from_parallel, reduce
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+from torch.func import functional_call
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, log_softmax, mse_loss
 
 from peftkit.models.pooling import pool_states, stack_of
 from peftkit.training.callbacks import CheckpointedCallback, load_states
@@ -115,6 +116,34 @@ class DomainAdversarialLoss(DomainLoss):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.classifier.load_state_dict(state)
+
+
+class DomainConfusionLoss(DomainAdversarialLoss):
+    """The task's loss, that of a domain classifier, and the features' confusion of it.
+
+    The domain confusion loss of Tzeng et al. 2015: the features descend the cross-entropy between a uniform
+    distribution over the domains and the classifier's; the classifier descends its own loss on fixed features. That
+    confusion is smallest where the classifier finds no domain, whereas a reversed gradient pulls the features on until
+    it takes them for others.
+
+    Args:
+        max_lambda: the factor of the confusion at the end of training.
+    """
+
+    def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Return the means of the labels' losses, of the classifier's and of the confusion times lambda, (3,)."""
+        logits, features = self._outputs(model, batch)
+        losses, counts = example_losses(logits, batch["labels"])
+        domain = cross_entropy(self.classifier(features.detach()).float(), batch[DOMAIN_COLUMN])
+        fixed = {name: weight.detach() for name, weight in self.classifier.named_parameters()}
+        scores = functional_call(self.classifier, fixed, (features,)).float()
+        confusion = -log_softmax(scores, dim=-1).mean()
+        factor = self.max_lambda * reversal_factor(self.progress)
+        return torch.stack([losses.sum() / counts.sum().clamp(min=1), domain, factor * confusion])
+
+    def terms(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        labels, domains = super().terms(batch)
+        return torch.stack([labels, domains, domains])
 
 
 class GroupDROLoss(DomainLoss):

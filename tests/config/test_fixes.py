@@ -137,7 +137,7 @@ task=sst2 task.domain=a domains.objective=group_dro method=adalora
 task=sst2 task.domain=a domains.objective=group_dro task.focal_gamma=2
 task=sst2 task.domain=a domains.objective=group_dro train.gradient_accumulation_steps=2
 task=sst2 task.domain=a domains.objective=adversarial method=linear_probe
-task=sst2 task.domain=a domains.objective=adversarial method=untuned
+task=sst2 task.domain=a domains.objective=confusion method=untuned
 task=sst2 task.domain=a domains.objective=group_dro domains.step_size=0
 job=bench task=sst2 task.domain=a domains.objective=group_dro
 job=predict input=a run=x predict.abstain=80

@@ -80,7 +80,7 @@ def test_labels_of_the_target_are_hidden_but_those_that_are_named(tmp_path: Path
         (
             {},
             ("domains.target=rome",),
-            "would not be trained on; use domains.objective=adversarial, or use domains.t",
+            "would not be trained on; use domains.objective=confusion, or use domains.t",
         ),
     ],
 )

@@ -20,6 +20,7 @@ from peftkit import training
 from peftkit.training.domains import (
     CLASSIFIER_RATE,
     DomainAdversarialLoss,
+    DomainConfusionLoss,
     GroupDROLoss,
     ReverseGradient,
     example_losses,
@@ -127,6 +128,29 @@ def test_the_adversarial_gradients_are_those_of_the_saddle_point(progress: float
     loss.progress, loss.max_lambda = progress, 0.5
     expected = loss_by_hand(model, loss.classifier, 0.5 * reversal_factor(progress))
     loss.combined(loss(model, batch())).backward()
+    for name, found in gradients(model, loss.classifier).items():
+        torch.testing.assert_close(found, expected[name], rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])
+def test_the_features_descend_the_confusion_and_the_classifier_its_loss(progress: float) -> None:
+    torch.manual_seed(3)
+    loss, model = DomainConfusionLoss(NAMES, 5, "cls", max_lambda=0.5), Tokens()
+    loss.progress, rows = progress, batch()
+    state = model.base_model(rows["input_ids"])[0][:, 0]
+    known = LABELS >= 0
+    task = nn.functional.cross_entropy(model.head(state)[known], LABELS[known])
+    scores = loss.classifier(state)
+    uniform = torch.full_like(scores, 1 / len(NAMES))
+    of_base = task + 0.5 * reversal_factor(progress) * nn.functional.cross_entropy(scores, uniform)
+    parts = {"base": (of_base, model.base_model), "head": (task, model.head)}
+    parts["own"] = (nn.functional.cross_entropy(scores, DOMAINS), loss.classifier)
+    expected = {
+        f"{name} {number}": each
+        for name, (value, part) in parts.items()
+        for number, each in enumerate(torch.autograd.grad(value, [*part.parameters()], retain_graph=True))
+    }
+    loss.combined(loss(model, rows)).backward()
     for name, found in gradients(model, loss.classifier).items():
         torch.testing.assert_close(found, expected[name], rtol=0, atol=1e-6, msg=name)
 

@@ -11,6 +11,7 @@ from peftkit.config.families import declared_family, suggested_model
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import DECODER, ENCODER, SEQ2SEQ, generates_text, kind_of
 from peftkit.config.run import RunConfig
+from peftkit.config.sections import UNLABELED
 from peftkit.config.signatures import fields_of
 
 
@@ -198,8 +199,11 @@ def _pair_errors(run: RunConfig) -> Iterator[str]:
             refusal(f"{key}: method={method.name} does not encode a text by itself", "method=lora", "~model.pairs"),
         ),
         (
-            run.domains.objective == "adversarial",
-            refusal(f"domains.objective=adversarial reads the states of one text, not those of {key}", "~model.pairs"),
+            run.domains.objective in UNLABELED,
+            refusal(
+                f"domains.objective={run.domains.objective} reads the states of one text, not those of {key}",
+                "~model.pairs",
+            ),
         ),
     )
 

@@ -8,6 +8,7 @@ from peftkit.config.errors import refusal
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import SEQ2SEQ, label_columns
 from peftkit.config.run import RunConfig
+from peftkit.config.sections import UNLABELED
 
 
 def domain_errors(run: RunConfig) -> Iterator[str]:
@@ -55,10 +56,10 @@ def _target_rules(run: RunConfig) -> Iterator[tuple[object, str]]:
         refusal("domains.target_labels are those of domains.target, which is not set", "~domains.target_labels"),
     )
     yield (
-        domains.target is not None and domains.target_labels is None and domains.objective != "adversarial",
+        domains.target is not None and domains.target_labels is None and domains.objective not in UNLABELED,
         refusal(
             f"{target} would not be trained on",
-            "domains.objective=adversarial",
+            "domains.objective=confusion",
             "domains.target_labels=50",
             f"domains.leave_out={domains.target} ~domains.target",
         ),
