@@ -10,12 +10,11 @@ import torch
 
 from peftkit.config import RunConfig, UserError, error_summary
 from peftkit.config.console import log
-from peftkit.config.errors import ExportError
 from peftkit.config.export_formats import EXPORT_FORMATS
 from peftkit.config.secrets import without_secrets
 from peftkit.config.sections import EXPORT_RECORD
 from peftkit.paths import replaced_folder
-from peftkit.pipeline.exports.base import Exported, answers, check_agreement, compare, latency_of, open_run
+from peftkit.pipeline.exports.base import Exported, answers, check_agreement, compare, latency_of, open_run, reading
 from peftkit.results import run_folder
 from peftkit.results.locks import locked_file
 
@@ -27,7 +26,7 @@ def export(config: RunConfig) -> Path:
 
     Raises:
         UserError: the format has no such model; nothing is written.
-        ExportError: the export answers otherwise than the run; it is deleted, and an earlier one remains.
+        ExportError: the export gives other answers than the run; it is deleted, and an earlier one remains.
     """
     name, folder = str(config.format), Path(str(config.run))
     target, file = Path(config.output or folder / f"export-{name}"), folder / f"export-{name}.json"
@@ -53,23 +52,19 @@ def _exported(config: RunConfig, new: Path) -> dict[str, Any]:
     """Write an export into a new folder, and return its record.
 
     Raises:
-        ExportError: it answers otherwise than the run.
+        ExportError: it gives other answers than the run.
     """
     chosen = EXPORT_FORMATS[str(config.format)]
     module, _, function = chosen.entry.partition(":")
     source = open_run(config)
     trained = Exported(source.bundle.model)
     before, latency = answers(source, trained, chosen.generates), {"run": latency_of(source, trained)}
-    try:
-        written = getattr(import_module(module), function)(source, new)
-        found = compare(source, before, answers(source, written, chosen.generates), written.temperature)
+    written = getattr(import_module(module), function)(source, new)
+    with reading():
+        found = compare(source, before, answers(source, written, chosen.generates))
         check_agreement(found, written.tolerance)
         if written.check is not None:
             written.check(before)
-    except (ExportError, UserError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise ExportError(f"the export cannot be read: {error_summary(error)}; nothing is written") from error
     record = {
         "split": source.split,
         **asdict(found),

@@ -153,6 +153,34 @@ def test_an_export_that_answers_otherwise_is_deleted_and_recorded(
     assert [*tmp_path.iterdir()] == [target] and (target / "export.json").read_text() == "earlier"
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "reason"),
+    [
+        ("merge_adapter", ValueError, "no such layer"),
+        ("check_without_peftkit", ExportError, "the export cannot be read: no such layer; nothing is written"),
+    ],
+)
+def test_only_errors_of_reading_are_reported_as_such(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, name: str, kind: type[Exception], reason: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("no such layer")
+
+    run = trained("bert", "lora", "task=sst2", "model.pooling=cls")
+    monkeypatch.setattr(transformers, name, fail)
+    with pytest.raises(kind, match=f"^{reason}$"):
+        exported(run, "format=transformers")
+    record = json.loads((run / "export-transformers.json").read_text(encoding="utf-8"))
+    assert record["reason"].startswith(reason) or record["reason"] == f"ValueError: {reason}"
+
+
+def test_a_head_over_texts_that_are_encoded_apart_is_refused(trained: Trained) -> None:
+    run = trained("bert", "lora", "task=mrpc", "model.pairs=apart")
+    for chosen in ("transformers", "onnx", "gguf"):
+        (message,) = commands.check(["job=export", f"run={run}", f"format={chosen}"])
+        assert "model.pairs=apart" in message and "peftkit.load" in message
+
+
 def test_a_folder_with_other_files_is_not_replaced(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     command = ["job=export", f"run={trained('bert', 'lora')}", "format=transformers", f"output={tmp_path}"]

@@ -73,15 +73,25 @@ def printed(folder: Path, texts: str | None = None, end: str = "") -> list[str]:
 
 
 def test_the_code_of_the_card_gives_the_probabilities_of_the_run(train: Train) -> None:
-    run = train("bert", "lora")
+    run, temperature = train("bert", "lora", "sst2", "calibration.holdout=0.4"), 8.0
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    before = result["calibration"]["temperature"]
+    result["calibration"]["temperature"] = temperature  # ten held-out examples give any
+    (run / "result.json").write_text(json.dumps(result), encoding="utf-8")
     folder, record = exported(run, "export.int8=true")
     assert record["max_difference"] < 1e-5 and record["details"]["merged"]
     rounded = record["details"]["int8"]
     assert 0 < rounded["max_difference"] < 0.5 and rounded["scores"].keys() == {"fp32", "int8"}
     assert (folder / "model_int8.onnx").stat().st_size == rounded["bytes"] < (folder / "model.onnx").stat().st_size
     predictions = RunResult(run).predictions()
-    lines = printed(folder, repr(list(predictions["sentence"])), "\nimport json\nprint(json.dumps(found.tolist()))\n")
-    np.testing.assert_allclose(json.loads(lines[-1]), np.stack(predictions["probabilities"]), atol=1e-5)
+    rounded_graph = 'onnxruntime.InferenceSession("model_int8.onnx").run(["probabilities"], inputs)[0]'
+    end = f"\nprint(json.dumps([found.tolist(), {rounded_graph}.tolist()]))\n"
+    lines = printed(folder, repr(list(predictions["sentence"])), end)
+    found, of_int8 = np.array(json.loads(lines[-1]))
+    expected = np.stack(predictions["probabilities"]) ** (before / temperature)
+    np.testing.assert_allclose(found, expected / expected.sum(axis=1, keepdims=True), atol=1e-5)
+    # a graph of 8 bits rounds the inputs by their range in a batch
+    assert rounded["max_difference"] == pytest.approx(np.abs(found - of_int8).max(), rel=0.3)
     for line, label in zip(lines, predictions["prediction_name"], strict=False):
         assert f" {label} " in line
     assert len(printed(folder)) == 2

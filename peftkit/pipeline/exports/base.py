@@ -1,13 +1,14 @@
 """What a format of job=export gets and returns, and the comparison of an export with its run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from peftkit import training
-from peftkit.config import RunConfig, UserError, kind_of
+from peftkit.config import RunConfig, UserError, error_summary, kind_of
 from peftkit.config.errors import ExportError
 from peftkit.config.sections import Export
 from peftkit.data.formats import Encoded, Predictions
@@ -131,17 +132,29 @@ def latency_of(source: ExportSource, written: Exported) -> float:
     return milliseconds(scorer(source, written), timed_examples(source.encoded))
 
 
-def compare(source: ExportSource, before: Predictions, after: Predictions, temperature: float = 1.0) -> Agreement:
-    """Return how much the answers of the export, `after`, differ from those of the run.
+@contextmanager
+def reading() -> Iterator[None]:
+    """Report an error of reading an export, or of computing with it, as one of the export.
 
-    Args:
-        temperature: that the scores of both are divided by for probabilities.
+    Raises:
+        ExportError: it cannot be read.
     """
+    try:
+        yield
+    except (ExportError, UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ExportError(f"the export cannot be read: {error_summary(error)}; nothing is written") from error
+
+
+def compare(source: ExportSource, before: Predictions, after: Predictions) -> Agreement:
+    """Return how much the answers of the export, `after`, differ from those of the run, at its temperature."""
     task_format, kind = source.bundle.format, kind_of(source.config.task)
     has_probabilities = kind.has_label_probabilities
     if has_probabilities:
         first, second = (
-            probabilities(np.stack(each.scores), temperature, kind.several_labels) for each in (before, after)
+            probabilities(np.stack(each.scores), source.run.temperature, kind.several_labels)
+            for each in (before, after)
         )
         difference = float(np.abs(first - second).max())
     else:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, GgufConfig, PretrainedConfig
 from peftkit.config import UserError
 from peftkit.methods import merge_adapter
 from peftkit.pipeline.comparison import TOLERANCE
-from peftkit.pipeline.exports.base import Exported, ExportSource
+from peftkit.pipeline.exports.base import Exported, ExportSource, reading
 from peftkit.pipeline.exports.transformers import check_tokenizer
 
 FILE = "model.gguf"
@@ -18,7 +18,7 @@ FILE = "model.gguf"
 TOLERANCES = {"f32": TOLERANCE["fp32"], "f16": 1e-2, "q8_0": 1e-1}
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # types of tokens
 OTHERS = "use format=transformers, from which llama.cpp's convert_hf_to_gguf.py converts more models"
-# what a file of these architectures cannot state, or transformers does not read from it
+# what a file of these architectures cannot store, or transformers does not read from it
 DEFAULTS: dict[str, dict[str, Any]] = {
     "gpt2": {
         "activation_function": "gelu_new", "n_inner": None, "scale_attn_weights": True,
@@ -56,15 +56,15 @@ def write_gguf(source: ExportSource, folder: Path) -> Exported:
     check_tokenizer(source, folder, gguf_file=FILE)
     # transformers reads GPT-2's context length, and none for its positions
     arguments = {"n_positions": model.config.n_positions} if model.config.model_type == "gpt2" else {}
-    read = AutoModelForCausalLM.from_pretrained(
-        str(folder), gguf_file=FILE, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **arguments
-    )
+    settings = {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.float32, **arguments}
+    with reading():
+        read = AutoModelForCausalLM.from_pretrained(str(folder), gguf_file=FILE, **settings)
     details = {"file": FILE, "gguf_type": number_type, "architecture": model.config.model_type, "arguments": arguments}
     return Exported(read.eval(), details, tolerance=TOLERANCES[number_type])
 
 
 def _check_model(config: PretrainedConfig) -> None:
-    """Raise an error for a model that a GGUF file cannot state.
+    """Raise an error for a model that a GGUF file cannot store.
 
     Raises:
         UserError: it is no GPT-2 or Llama, or not with the usual settings.
@@ -73,10 +73,10 @@ def _check_model(config: PretrainedConfig) -> None:
         raise UserError(f"format=gguf writes {' and '.join(DEFAULTS)} models, not {config.model_type}; {OTHERS}")
     for name, expected in DEFAULTS[config.model_type].items():
         if (found := getattr(config, name, expected)) != expected:
-            raise UserError(f"format=gguf: {name}={found} of the model is none that GGUF states; {OTHERS}")
+            raise UserError(f"GGUF cannot store {name}={found} of the model; {OTHERS}")
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope != "default":
-        raise UserError(f"format=gguf: rope_type={rope} of the model is none that transformers reads; {OTHERS}")
+        raise UserError(f"transformers cannot read rope_type={rope} of the model from a GGUF file; {OTHERS}")
 
 
 def _split_name(tokenizer: Any) -> str:

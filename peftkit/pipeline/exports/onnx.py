@@ -19,7 +19,7 @@ from peftkit.models.heads import config_arguments
 from peftkit.models.pooling import columns_of
 from peftkit.pipeline.comparison import TOLERANCE
 from peftkit.pipeline.evaluate import output_reader
-from peftkit.pipeline.exports.base import Exported, ExportSource
+from peftkit.pipeline.exports.base import Exported, ExportSource, reading
 from peftkit.pipeline.exports.onnx_card import write_card
 from peftkit.pipeline.exports.onnx_session import (
     MODEL,
@@ -53,11 +53,12 @@ def write_onnx(source: ExportSource, folder: Path) -> Exported:
     if (labels := label_texts(source)) is not None:
         config.id2label, config.label2id = dict(enumerate(labels)), {name: each for each, name in enumerate(labels)}
     config.save_pretrained(str(folder))
-    session = OnnxModel(folder / MODEL, model.config)
-    difference = shape_difference(session, batches)
+    with reading():
+        session = OnnxModel(folder / MODEL, model.config)
+        difference = shape_difference(session, batches)
+        of_logits = probability_difference(source, vars(session(**batches[0])))
     if not difference <= TOLERANCE["fp32"]:
         raise ExportError(f"scores of the graph differ by {difference:.2g} with the size and the padding of a batch")
-    of_logits = probability_difference(source, vars(session(**batches[0])))
     if not of_logits <= TOLERANCE["fp32"]:
         raise ExportError(f"probabilities of the graph differ by {of_logits:.2g} from those of its logits")
     write_card(source, folder, session.input_names)

@@ -31,7 +31,7 @@ from peftkit.pipeline.artifacts import load_base
 from peftkit.pipeline.comparison import EXAMPLES, TOLERANCE, max_difference
 from peftkit.pipeline.export import export_sentence_files
 from peftkit.pipeline.exports import fresh
-from peftkit.pipeline.exports.base import Exported, ExportSource
+from peftkit.pipeline.exports.base import Exported, ExportSource, reading
 
 CODE = "modeling_peftkit"  # the module with the classes that transformers lacks
 BASE = "base"  # the folder of the base of an adapter that is not merged
@@ -63,12 +63,14 @@ def write_transformers(source: ExportSource, folder: Path) -> Exported:
         model = load_base(source.run, bundle.tokenizer, quantized=False)
     base = folder if is_merged else folder / BASE
     is_custom = _save_model(model, base)
-    loaded: Any = type(model).from_pretrained(str(base))
+    with reading():
+        loaded: Any = type(model).from_pretrained(str(base))
     if not is_merged:
         bundle.model.peft_config["default"].base_model_name_or_path = BASE
         bundle.model.save_pretrained(str(folder))
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
-        loaded = PeftModel.from_pretrained(loaded, str(folder))
+        with reading():
+            loaded = PeftModel.from_pretrained(loaded, str(folder))
     details = {"class": type(model).__name__, "auto_class": auto_name(source), "trust_remote_code": is_custom}
     written = Exported(loaded.eval(), {**details, "base": None if is_merged else BASE}, temperature=temperature)
     return replace(written, check=partial(check_without_peftkit, source, folder, written))
@@ -127,7 +129,7 @@ def _write_code(model: Any, folder: Path) -> None:
 
 
 def check_tokenizer(source: ExportSource, folder: Path, **arguments: Any) -> None:
-    """Raise an error where the tokenizer of an export encodes an example otherwise than the run.
+    """Raise an error where the tokenizer of an export gives other tokens than the run for an example.
 
     Args:
         arguments: of `from_pretrained`.
@@ -135,8 +137,9 @@ def check_tokenizer(source: ExportSource, folder: Path, **arguments: Any) -> Non
     Raises:
         ExportError: it does.
     """
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), **arguments)
-    encoded = replace(source.bundle.format, tokenizer=tokenizer).encode(source.examples)
+    with reading():
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **arguments)
+        encoded = replace(source.bundle.format, tokenizer=tokenizer).encode(source.examples)
     names = [name for name in encoded.inputs.column_names if name.endswith("input_ids")]
     before, after = (each.select_columns(names)[:] for each in (source.encoded.inputs, encoded.inputs))
     if before != after:
