@@ -38,7 +38,7 @@ class BusyError(UserError):
 
 
 class ExportError(Exception):
-    """An export cannot be read, or answers otherwise than its run: its record has the reason, the exit code is 1."""
+    """An export cannot be read, or gives other answers than its run: its record has the reason, the exit code is 1."""
 
 
 class WriteError(OSError):

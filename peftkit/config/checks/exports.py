@@ -73,6 +73,11 @@ def _run_errors(folder: Path, config: RunConfig) -> Iterator[str]:
             f"run={folder} has layers of different numbers of heads, which other programs have no models for; export "
             "the run that it was pruned from",
         ),
+        (
+            config.model.pairs is not None,
+            f"run={folder}: model.pairs={config.model.pairs} has a head of peftkit's own; load it by peftkit.load, or "
+            "export a run without model.pairs",
+        ),
     )
 
 
@@ -81,8 +86,8 @@ def _format_errors(chosen: ExportFormat, config: RunConfig) -> Iterator[str]:
     kind, method = kind_of(config.task), config.method
     head = kind.heads[config.model.family]
     is_language_model = not kind.has_sequence_head and head.endswith("LM")
-    if is_prompted(config) or method.traits.has_own_model:  # which have a message already
-        return
+    if is_prompted(config) or method.traits.has_own_model or config.model.pairs is not None:
+        return  # which have a message already
     takes = [
         each
         for each in EXPORT_FORMATS.values()
@@ -91,7 +96,7 @@ def _format_errors(chosen: ExportFormat, config: RunConfig) -> Iterator[str]:
     if chosen not in takes:
         wrong = f"format={chosen.name} has no models with the head of task={config.task.name} ({kind.name})"
         if is_language_model and not chosen.generates:
-            wrong = f"the run is a language model ({kind.name}), and format={chosen.name} has no text"
+            wrong = f"the run is a language model ({kind.name}), and format={chosen.name} cannot generate text"
         yield refusal(wrong, *(f"format={each.name}" for each in takes))
     elif not method.traits.mergeable and not _has_unmerged(chosen, config):
         has_none = chosen.unmerged == "none"
