@@ -67,7 +67,7 @@ class Artifact:
     """The trained weights that a card describes.
 
     Args:
-        name: adapter, model, merged or prompt.
+        name: adapter, model, merged, prompt or onnx.
         path: where `from_pretrained` finds it: a folder, relative to that of the card, or a Hub id.
         config: config.json of the trained model, of an adapter that of its base; empty of a prompt.
         base: where the base is; None where it is part of the artifact.

@@ -26,6 +26,21 @@ def model_card(result: Mapping[str, Any], artifact: Artifact) -> str:
         result: result.json of a finished run.
         artifact: the trained weights that the code of the card loads.
     """
+    run = RunConfig.from_config(result["run"]["config"])
+    code = loading_code(run, artifact)
+    if artifact.name != "prompt":
+        prediction_code(run, result, code)
+    use = f"## Load it\n\n{_requirements(code)}\n\n{fenced('python', code.text())}"
+    return compose_card(result, artifact, ", merged into its base" if artifact.name == "merged" else "", use)
+
+
+def compose_card(result: Mapping[str, Any], artifact: Artifact, kind: str, use: str) -> str:
+    """Return a card as Markdown, with the Hub's metadata: scores, facts, limits and the command of a run.
+
+    Args:
+        kind: what the title ends with.
+        use: the section that shows how the artifact is used.
+    """
     run, audit = RunConfig.from_config(result["run"]["config"]), result["audit"]
     base, data = audit["sources"]["model"], audit["sources"]["data"]
     substitutions = "".join(
@@ -35,26 +50,18 @@ def model_card(result: Mapping[str, Any], artifact: Artifact) -> str:
         if source["substituted_for"]
     )
     scores = "\n".join(f"| {plain(name)} | {entry['value']:.4f} |" for name, entry in result["scores"].items())
-    merged = ", merged into its base" if artifact.name == "merged" else ""
     combined = f"{describe_combination(result['combination'])}\n\n" if result.get("combination") else ""
-    code = loading_code(run, artifact)
-    if artifact.name != "prompt":
-        prediction_code(run, result, code)
     return f"""---
 {_metadata(run, result, artifact).to_yaml()}
 ---
-# {plain(run.method.name)} of {plain(_name(base))} on {plain(run.task.name)}{merged}
+# {plain(run.method.name)} of {plain(_name(base))} on {plain(run.task.name)}{kind}
 
 {substitutions}{combined}| metric | validation |
 |---|---|
 {scores}
 
 {_facts(run, result)}
-## Load it
-
-{_requirements(code)}
-
-{_fenced("python", code.text())}
+{use}
 
 ## Limits
 
@@ -62,7 +69,7 @@ def model_card(result: Mapping[str, Any], artifact: Artifact) -> str:
 
 ## {"Combine" if result.get("combination") else "Train"} it again
 
-{_fenced("bash", f"python -m peftkit {shlex.join(result['run']['overrides'])}")}
+{fenced("bash", f"python -m peftkit {shlex.join(result['run']['overrides'])}")}
 """
 
 
@@ -96,11 +103,11 @@ def _metadata(run: RunConfig, result: Mapping[str, Any], artifact: Artifact) -> 
     task = kind.pipelines.get(ENCODER) or kind.pipelines.get(run.model.family) or TASKS.get(kind.name, "other")
     is_own_minilm = base["kind"] == "offline" and base["name"] == "minilm" and base["substituted_for"] is None
     return ModelCardData(
-        library_name="peft" if artifact.name == "adapter" else "transformers",
+        library_name={"adapter": "peft", "onnx": "onnx"}.get(artifact.name, "transformers"),
         base_model=base["name"] if base["kind"] in ON_HUB else MINILM if is_own_minilm else None,
         datasets=[data["name"]] if data["kind"] in ON_HUB else None,
         pipeline_tag=None if run.model.family == SEQ2SEQ else kind.pipelines.get(run.model.family),
-        tags=["peftkit", run.method.name],
+        tags=["peftkit", run.method.name, *(["onnx"] if artifact.name == "onnx" else [])],
         metrics=list(dict.fromkeys(run.task.metrics)),
         model_name=f"{run.method.name} of {_name(base)} on {run.task.name}",
         eval_results=[
@@ -202,7 +209,7 @@ def _requirements(code: Code) -> str:
     return code.needs or f"It needs {', '.join(packages)}, and no other package: `pip install {' '.join(packages)}`."
 
 
-def _fenced(language: str, code: str) -> str:
+def fenced(language: str, code: str) -> str:
     """Return a block of code, with a fence that the code does not contain."""
     longest = max((len(each) for each in re.findall(r"`+", code)), default=0)
     fence = "`" * max(3, longest + 1)

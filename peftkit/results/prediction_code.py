@@ -117,12 +117,12 @@ def _add_labels(run: RunConfig, result: Mapping[str, Any], code: Code) -> None:
     )
 
 
-def _positional(template: str, columns: list[str]) -> str:
+def positional_template(template: str, columns: list[str]) -> str:
     """Return a template with the place of each column in place of its name, for `str.format`."""
     parts = []
     for text, name in parse_template(template):
         parts.append(text.replace("{", "{{").replace("}", "}}"))
-        parts += [] if name is None else ["{}" if len(columns) == 1 else f"{{{columns.index(name)}}}"]
+        parts += [] if name is None else [f"{{{columns.index(name)}}}"]
     return "".join(parts)
 
 
@@ -141,7 +141,7 @@ def _add_text_to_text(run: RunConfig, result: Mapping[str, Any], code: Code) -> 
     labels = [f"{value:.1f}" for value in similarity_scores()] if is_number else list(names)
     temperature = (result.get("calibration") or {}).get("temperature")
     divided = f" / {temperature!r}" if temperature is not None else ""
-    code.lines += [f"template = {literal(_positional(template, run.task.text))}", f"labels = {literal(labels)}"]
+    code.lines += [f"template = {literal(positional_template(template, run.task.text))}", f"labels = {literal(labels)}"]
     what = "the number" if is_number else "the probability of each label,"
     returned = (
         "    return [float(labels[best]) for best in likelihoods.argmax(dim=-1)]"
@@ -248,7 +248,7 @@ def _add_answers(run: RunConfig, code: Code) -> None:
     how = "sampled, with other random numbers than the run's" if settings["do_sample"] else "as the run generated them"
     is_chat = is_decoder and kind.name == "instructions"
     if run.task.template is not None and not is_chat:
-        code.lines.append(f"template = {literal(_positional(run.task.template, run.task.text))}")
+        code.lines.append(f"template = {literal(positional_template(run.task.template, run.task.text))}")
     cut = "" if is_decoder else f", truncation=True, max_length={limit}"
     read = TURNS.format("text") if is_chat else f"tokenizer({_filled(run, run.task.template)}{cut})"
     if kind.name == "preferences" and run.task.chat is not False:

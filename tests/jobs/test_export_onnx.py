@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import commands
+from huggingface_hub import ModelCard
 from torch import nn
 
 import peftkit
@@ -24,6 +25,7 @@ from peftkit.results.run_result import RunResult
 Train = Callable[..., Path]
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 ALONE = '\nimport sys\nassert not {"torch", "transformers", "peft", "peftkit"} & {*sys.modules}\n'
+CARD_TEXTS = ["a fine film", "a long and dull film"]
 TEXTS = ("the actor saw the film", "a critic left")
 
 
@@ -39,6 +41,7 @@ def train(tiny: Callable[..., list[str]], tmp_path: Path) -> Train:
             {"question": "who ?", "context": text, "answers": {"text": [text[2:7]], "answer_start": [2]}}
             for text in TEXTS
         ],
+        "classification": [{"a.b": text, "3": f"{text} ,", "label": text[:1]} for text in TEXTS],
         "causal_lm": [{"text": text} for text in TEXTS],
         "retrieval": [{"query": text, "document": f"{text} ."} for text in TEXTS],
     }
@@ -46,10 +49,13 @@ def train(tiny: Callable[..., list[str]], tmp_path: Path) -> Train:
     def run(model: str, method: str, task: str = "sst2", *more: str) -> Path:
         own = []
         if task in rows:
-            (tmp_path / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[task] * 12))
+            none = {"answers": {"text": [], "answer_start": []}} if "task.no_answer=true" in more else {}
+            lines = [json.dumps(row | none) + "\n" for row in rows[task] * 12]
+            (tmp_path / f"{task}.jsonl").write_text("".join(lines))
             own = [f"task.dataset={tmp_path}/{task}.jsonl", "task.max_length=32"]
             own += ["task.stride=4"] if task == "question_answering" else []
             own += ["task.text=[text]"] if task in ("causal_lm", "multilabel") else []
+            own += ["task.text=[a.b,3]"] if task == "classification" else []
         settings = ("train.bf16=false", "train.learning_rate=0.03")
         (folder,) = commands.finetune(*tiny(model, f"method={method}", f"task={task}", *own, *settings, *more))
         return folder
@@ -95,6 +101,12 @@ def test_the_code_of_the_card_gives_the_probabilities_of_the_run(train: Train) -
     for line, label in zip(lines, predictions["prediction_name"], strict=False):
         assert f" {label} " in line
     assert len(printed(folder)) == 2
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    data, score = ModelCard(text).data, result["scores"]["accuracy"]["value"]
+    assert data.library_name == "onnx" and data.tags == ["peftkit", "lora", "onnx"] and data.base_model is None
+    assert [(each.metric_type, each.metric_value) for each in data.eval_results] == [("accuracy", score)]
+    assert "replaces nyu-mll/glue" in text and "Its probabilities are divided by a temperature of 8" in text
+    assert str(run.parents[5]) not in text and "/checkpoints" not in text
 
 
 METHODS = ("lora", "ia3", "full", "adapter", "prefix", "prompt")
@@ -116,16 +128,40 @@ def test_every_method_answers_in_onnxruntime_as_the_run(train: Train, model: str
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "task"),
+    ("model", "task", "more"),
     [
-        *((model, task) for model in ("bert", "gpt2") for task in TASKS),
-        *(("t5", task) for task in TASKS[:2]),
+        *((model, task, ()) for model in ("bert", "gpt2") for task in TASKS),
+        *((model, "question_answering", ("task.no_answer=true",)) for model in ("bert", "gpt2")),
+        *(("t5", task, ()) for task in (*TASKS[:2], "classification")),
     ],
 )
-def test_every_head_answers_in_onnxruntime_as_the_run(train: Train, model: str, task: str) -> None:
-    folder, record = exported(train(model, "lora", task))
+def test_every_head_answers_in_onnxruntime_as_the_run(
+    train: Train, model: str, task: str, more: tuple[str, ...]
+) -> None:
+    run = train(model, "lora", task, *more)
+    folder, record = exported(run)
     assert record["max_difference"] < 1e-5 and record["details"]["shape_difference"] < 1e-5
-    assert printed(folder)
+    lines = printed(folder)
+    if task == "retrieval":
+        vectors = peftkit.embed(CARD_TEXTS, run=run)
+        found = np.array(re.findall(r"-?[0-9.]+(?:e-?[0-9]+)?", " ".join(lines)), float).reshape(2, 2)
+        np.testing.assert_allclose(found, vectors @ vectors.T, atol=1e-5)
+    elif task == "token_classification":
+        words = CARD_TEXTS[0].split()
+        (answer,) = peftkit.predict(run, [" ".join(words)])
+        assert [line.split()[1] for line in lines] == list(answer.prediction)
+    elif task == "multilabel":
+        for line, answer in zip(lines, peftkit.predict(run, CARD_TEXTS), strict=True):
+            assert str(list(answer.prediction)) in line
+    elif task == "question_answering":
+        (answer,) = peftkit.predict(run, [("Who wrote it?", "It was written by Ada Lovelace in 1843.")])
+        assert lines == [answer.prediction or "(no answer)"] and (not answer.prediction) == bool(more)
+    elif task == "stsb":
+        (answer,) = peftkit.predict(run, [CARD_TEXTS])
+        assert float(lines[-1].split()[-1]) == pytest.approx(answer.prediction, abs=1e-4)
+    else:
+        (answer,) = peftkit.predict(run, [CARD_TEXTS])
+        assert f" {answer.prediction} " in lines[-1]
 
 
 def test_a_model_whose_scores_depend_on_padding_is_found() -> None:

@@ -10,39 +10,37 @@ from peftkit.data.formats.classification import text_to_text_template
 from peftkit.data.formats.question_answering import MAX_ANSWER_TOKENS
 from peftkit.metrics.calibration import DEFAULT_THRESHOLD, probabilities
 from peftkit.pipeline.exports.base import ExportSource
+from peftkit.results.loading_code import Artifact, literal
+from peftkit.results.model_card import compose_card, fenced
+from peftkit.results.prediction_code import positional_template
+from peftkit.results.public import public_result
 
 FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}  # of an Encoding
+NO_ANSWER = "(no answer)"
 CHECKED = 32  # examples whose tokens are compared
 TEXTS = ("a fine film", "a long and dull film")
-OTHER_TOKENIZER = """# the package tokenizers reads this tokenizer otherwise than transformers, which this needs
+OTHER_TOKENIZER = """# the package tokenizers gives other tokens than transformers, so that this needs transformers
+from transformers import AutoTokenizer
+
 inputs = AutoTokenizer.from_pretrained(".")(["a fine film"], return_tensors="np")"""
 
 
 def write_card(source: ExportSource, folder: Path, inputs: Sequence[str]) -> None:
     """Write README.md beside the files that its code reads."""
-    run, name = source.run, source.config.method.name
-    base = run.record["audit"]["sources"]["model"]["name"]
-    calibrated = (
-        f" Probabilities are at the temperature {run.temperature:.4g} of the run." if run.temperature != 1 else ""
-    )
-    code = [*_start(source, inputs), *_end(source)] if has_same_tokens(source, folder) else [OTHER_TOKENIZER]
-    text = f"""---
-library_name: onnx
-base_model: {base}
-tags: [peftkit, onnx, {name}]
----
-# {name} of {base} on {source.config.task.name}, as ONNX
+    is_alone = has_same_tokens(source, folder)
+    code = [*_start(source, inputs), *_end(source)] if is_alone else [OTHER_TOKENIZER]
+    packages = f"onnxruntime {'tokenizers' if is_alone else 'transformers'} numpy"
+    use = f"""## Use it
 
-`model.onnx` computes the scores of the run: batches of any size, up to {_limit(source)} tokens.{calibrated}
+`model.onnx` computes the scores of the run: batches of any size, up to {_limit(source)} tokens.
 `export.json` records by how much its answers differ from those of the run. In this folder:
 
-```python
-{chr(10).join(code)}
-```
+{fenced("python", chr(10).join(code))}
 
-It needs `pip install onnxruntime tokenizers numpy`.
-"""
-    (folder / "README.md").write_text(text, encoding="utf-8")
+It needs `pip install {packages}`."""
+    # the folder leaves this machine, whose paths are not for its card
+    card = compose_card(public_result(source.run.record), Artifact("onnx", "."), ", as ONNX", use)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def has_same_tokens(source: ExportSource, folder: Path) -> bool:
@@ -67,6 +65,12 @@ def _is_split(source: ExportSource) -> bool:
     return source.config.task.kind == "token_classification"
 
 
+def _appends_end(source: ExportSource) -> bool:
+    """Return whether the run reads an end-of-text token after a passage, as where pairs have no special tokens."""
+    is_span, own = source.bundle.format.output_kind == "spans", source.bundle.tokenizer
+    return is_span and not any(own("a", "b", return_special_tokens_mask=True)["special_tokens_mask"])
+
+
 def _limit(source: ExportSource) -> int:
     return int(min(source.config.task.max_length, source.bundle.tokenizer.model_max_length))
 
@@ -75,6 +79,10 @@ def _start(source: ExportSource, inputs: Sequence[str]) -> list[str]:
     """Return the lines that make the inputs of a batch of texts."""
     tokenizer, has_labels = source.bundle.tokenizer, bool(source.bundle.format.names)
     strategy = ', strategy="only_second"' if source.bundle.format.output_kind == "spans" else ""
+    limit, ends = _limit(source), dict.fromkeys(inputs, "")
+    if _appends_end(source):
+        values = {"input_ids": source.bundle.format.end_id, "attention_mask": 1, "token_type_ids": 0}
+        limit, ends = limit - 1, {name: f" + [{values[name]}]" for name in inputs}
     return [
         *(["import json", ""] if has_labels else []),
         "import numpy as np",
@@ -82,15 +90,18 @@ def _start(source: ExportSource, inputs: Sequence[str]) -> list[str]:
         "from tokenizers import Tokenizer",
         "",
         'tokenizer = Tokenizer.from_file("tokenizer.json")',
-        f"tokenizer.enable_truncation({_limit(source)}{strategy})",
-        f'tokenizer.enable_padding(pad_id={tokenizer.pad_token_id}, pad_token="{tokenizer.pad_token}")',
+        f"tokenizer.enable_truncation({limit}{strategy})",
+        f"tokenizer.enable_padding(pad_id={tokenizer.pad_token_id}, pad_token={literal(tokenizer.pad_token)})",
         'session = onnxruntime.InferenceSession("model.onnx")',
         *(['labels = json.load(open("config.json", encoding="utf-8"))["id2label"]'] if has_labels else []),
         "",
         *_texts(source),
         f"batch = tokenizer.encode_batch(texts{', is_pretokenized=True' if _is_split(source) else ''})",
         "inputs = {",
-        *(f'    "{name}": np.array([each.{FIELDS[name]} for each in batch], dtype=np.int64),' for name in inputs),
+        *(
+            f'    "{name}": np.array([each.{FIELDS[name]}{ends[name]} for each in batch], dtype=np.int64),'
+            for name in inputs
+        ),
         "}",
     ]
 
@@ -100,7 +111,7 @@ def _texts(source: ExportSource) -> list[str]:
     task, task_format = source.config.task, source.bundle.format
     columns, both = text_columns(task), f"{TEXTS[0]!r}, {TEXTS[1]!r}".replace("'", '"')
     if task_format.output_kind == "spans":
-        end = ' + "\\n"' if task_format.is_decoder else ""
+        end = ' + "\\n"' if _appends_end(source) else ""
         return [
             'question, passage = "Who wrote it?", "It was written by Ada Lovelace in 1843."',
             f"texts = [(question{end}, passage)]",
@@ -112,8 +123,9 @@ def _texts(source: ExportSource) -> list[str]:
         spaced = 'texts = [[f" {word}" if number else word for number, word in enumerate(words)]]'
         return [*words, spaced if is_byte_level else "texts = [words]"]
     if task_format.output_kind == "verbalizer":
-        values = {name: TEXTS[number % 2] for number, name in enumerate(task.text)}
-        return [f"texts = [{text_to_text_template(task)!r}.format(**{values!r})]"]
+        values = ", ".join(literal(TEXTS[number % 2]) for number in range(len(task.text)))
+        template = literal(positional_template(text_to_text_template(task), task.text))
+        return [f"template = {template}", f"texts = [template.format({values}).rstrip()]"]
     if len(columns) == 1 or task_format.output_kind == "embeddings":
         return [f"texts = [{both}]"]
     return [f'texts = ["\\n".join([{both}])]' if task_format.is_decoder else f"texts = [({both})]"]
@@ -129,14 +141,15 @@ def _end(source: ExportSource) -> list[str]:
             'start, end = (each[0] for each in session.run(["start_logits", "end_logits"], inputs))',
             "inside = [token for token, part in enumerate(batch[0].sequence_ids) if part == 1]",
             f"spans = [(start[a] + end[b], a, b) for a in inside for b in inside if a <= b < a + {MAX_ANSWER_TOKENS}]",
-            "_, first, last = max(spans)",
-            "print(passage[batch[0].offsets[first][0] : batch[0].offsets[last][1]])",
+            "score, first, last = max(spans)",
+            "answer = passage[batch[0].offsets[first][0] : batch[0].offsets[last][1]].strip()",
+            *(_no_answer(source) if task.no_answer else ["print(answer)"]),
         ]
     if _is_split(source):
         return [
             '(logits,) = session.run(["logits"], inputs)',
             "first = {word: token for token, word in reversed([*enumerate(batch[0].word_ids)]) if word is not None}",
-            "for number, token in first.items():",
+            "for number, token in sorted(first.items()):",
             "    print(words[number], labels[str(logits[0, token].argmax())])",
         ]
     if kind.several_labels:
@@ -167,3 +180,11 @@ def _end(source: ExportSource) -> list[str]:
         "for text, row in zip(texts, found):",
         f"    print(text, {number})",
     ]
+
+
+def _no_answer(source: ExportSource) -> list[str]:
+    """Return the lines that print an answer, unless its score is at most that of no answer."""
+    own = source.bundle.tokenizer
+    has_cls = own.cls_token_id is not None and own.cls_token_id in own("a", "b")["input_ids"]
+    token = f"batch[0].ids.index({own.cls_token_id})" if has_cls else "-1"
+    return [f"none = {token}", f'print("{NO_ANSWER}" if start[none] + end[none] >= score else answer)']
