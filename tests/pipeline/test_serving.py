@@ -324,9 +324,13 @@ def test_a_signal_lets_the_server_answer_what_it_took_and_refuse_the_rest(
         post("late")
         taken.join()
 
+    before = signal.signal(number, signal.SIG_DFL)  # SIGINT is ignored where the tests run in the background
     thread = threading.Thread(target=clients)
     thread.start()
-    assert serve_until_stopped(served, opened) == number
+    try:
+        assert serve_until_stopped(served, opened) == number
+    finally:
+        signal.signal(number, before)
     thread.join()
     assert found["taken"][0] == 200 and len(found["taken"][1]["predictions"]) == 1
     assert found["late"] == (503, {"error": "the server is stopping"})
