@@ -54,7 +54,7 @@ def test_the_overview_fits_a_screen_and_lists_every_recipe(arguments: list[str])
 @pytest.mark.parametrize(
     ("arguments", "shown", "hidden"),
     [
-        (["job=predict"], ["job=predict:", "input=null", "train.per_device_eval_batch_size=64"], ["extend.", "seed="]),
+        (["job=predict"], ["job=predict:", "input=null", "seed=0"], ["extend.", "search."]),
         (["job=extend"], ["extend.budget=500", "model=NAME"], ["train.", "embed."]),
         (
             ["job=finetune"],
@@ -304,7 +304,7 @@ def test_what_a_job_would_ignore_is_refused(overrides: list[str], message: str) 
 
 def test_a_key_of_another_job_has_one_message() -> None:
     assert check(["job=runs", "workers=2"]) == [
-        "workers= is not for job=runs, only for job=finetune, job=plan; drop it"
+        "workers= is not for job=runs, only for job=finetune, job=plan, job=fetch; drop it"
     ]
 
 

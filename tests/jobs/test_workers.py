@@ -102,7 +102,7 @@ def test_the_memory_does_not_depend_on_seed_and_rate() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("workers=0", "workers=0: expected a number above 0, or auto"),
+        ("workers=0", "workers=0: expected a number above 0, or auto; drop it"),
         ("workers=all", "workers=all: expected an int or auto or null"),
     ],
 )
