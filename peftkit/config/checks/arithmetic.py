@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config.checks.rules import messages_of
-from peftkit.config.checks.run_folders import is_foreign_adapter, recorded_config
-from peftkit.config.errors import UserError, refusal
+from peftkit.config.checks.run_folders import is_foreign_adapter, readable_config
+from peftkit.config.errors import refusal
 from peftkit.config.json_files import read_json
 from peftkit.config.run import RunConfig, is_prompted
 from peftkit.config.sections import DENSITY_METHODS, LORA_METHODS, SVD
@@ -17,7 +17,7 @@ def combine_errors(run: RunConfig) -> list[str]:
     if run.job != "combine":
         return []
     folders = [Path(each) for each in run.runs or ()]
-    known = [(folder, config) for folder in folders if (config := _config(folder)) is not None]
+    known = [(folder, config) for folder in folders if (config := readable_config(folder)) is not None]
     return [*_weight_errors(run), *_method_errors(run, dict(known)), *_run_errors(known), *_base_errors(known)]
 
 
@@ -120,11 +120,3 @@ def _base(folder: Path, config: RunConfig) -> tuple[tuple[Any, ...], str]:
     name, revision, layers = source["name"], source.get("revision"), config.model.keep_layers
     described = f"{name} ({config.model.family}, {revision}{'' if layers is None else f', layers {layers}'})"
     return (revision or name, config.model.family, layers), described
-
-
-def _config(folder: Path) -> RunConfig | None:
-    """Return the config of a run; None where the folder is none of a finished run, which has a message already."""
-    try:
-        return recorded_config(folder) if (folder / "result.json").is_file() else None
-    except UserError:
-        return None

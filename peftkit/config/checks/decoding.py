@@ -3,15 +3,14 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from peftkit.config import decoding
 from peftkit.config.checks.rules import messages_of
-from peftkit.config.checks.run_folders import recorded_config
+from peftkit.config.checks.run_folders import readable_config
 from peftkit.config.checks.values import Found, as_typed, value_of
 from peftkit.config.decoding import OF_BEAMS, OF_SAMPLING, GenerationSettings
-from peftkit.config.errors import Refusal, UserError, refusal
+from peftkit.config.errors import Refusal, refusal
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import generates_text, kind_of
 from peftkit.config.run import RunConfig
@@ -150,8 +149,5 @@ def _answered_task(run: RunConfig) -> TaskConfig | None:
     """Return the task whose answers are generated: that of `run=`, else the chosen one; None where it is unreadable."""
     if run.run is None or JOBS[run.job].trains:
         return run.task
-    try:
-        config = recorded_config(Path(run.run))
-    except UserError:  # which has a message already
-        return None
+    config = readable_config(run.run)
     return None if config is None else config.task

@@ -5,8 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from peftkit.config.checks.rules import messages_of
-from peftkit.config.checks.run_folders import recorded_config
-from peftkit.config.errors import UserError, refusal
+from peftkit.config.checks.run_folders import readable_config
+from peftkit.config.errors import refusal
 from peftkit.config.export_formats import EXPORT_FORMATS, ExportFormat
 from peftkit.config.kinds import kind_of
 from peftkit.config.quoting import as_override
@@ -28,10 +28,7 @@ def export_errors(run: RunConfig) -> Iterator[str]:
         return
     yield from _key_errors(run, chosen)
     yield from _folder_errors(run)
-    try:
-        config = None if run.run is None else recorded_config(Path(run.run))
-    except UserError:
-        return  # which has a message already
+    config = readable_config(run.run)
     if config is not None:
         yield from _run_errors(Path(str(run.run)), config)
         yield from _format_errors(chosen, config)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config.checks.rules import messages_of
-from peftkit.config.checks.run_folders import recorded_config
+from peftkit.config.checks.run_folders import readable_config
 from peftkit.config.checks.values import RUN_STATUSES
 from peftkit.config.console import number_of_processes
 from peftkit.config.endings import FILES
-from peftkit.config.errors import UserError, refusal
+from peftkit.config.errors import refusal
 from peftkit.config.files import names_file
 from peftkit.config.job_record import Job
 from peftkit.config.jobs import JOBS
@@ -204,10 +204,7 @@ def judging_errors(run: RunConfig) -> list[str]:
 
 def _answer_errors(folder: Path) -> Iterator[str]:
     """Yield a message for a run without generated answers; unfinished runs have a message already."""
-    try:
-        config = recorded_config(folder)
-    except UserError:
-        return iter(())
+    config = readable_config(folder)
     if config is None:
         return iter(())
     task, is_trial = config.task, config.trial

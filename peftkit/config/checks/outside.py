@@ -1,23 +1,17 @@
 """Checks of job=ood: the run has class probabilities, and the texts of another kind are named once."""
 
 from collections.abc import Collection, Iterator
-from pathlib import Path
 
 from peftkit.config.checks.rules import messages_of
-from peftkit.config.checks.run_folders import recorded_config
-from peftkit.config.errors import UserError, refusal
+from peftkit.config.checks.run_folders import readable_config
+from peftkit.config.errors import refusal
 from peftkit.config.kinds import kind_of
 from peftkit.config.run import RunConfig
 
 
 def ood_errors(run: RunConfig) -> Iterator[str]:
     """Yield a message for a run of a kind without class probabilities; unfinished runs have a message already."""
-    if run.job != "ood" or run.run is None:
-        return
-    try:
-        config = recorded_config(Path(run.run))
-    except UserError:
-        return
+    config = readable_config(run.run) if run.job == "ood" else None
     kind = None if config is None else kind_of(config.task)
     if kind is not None and not kind.has_label_probabilities:
         wrong = f"run={run.run} is a run of {kind.name}, which has no class probabilities"

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from peftkit.config.checks.rules import messages_of
-from peftkit.config.checks.run_folders import recorded_config
-from peftkit.config.errors import UserError, refusal
+from peftkit.config.checks.run_folders import readable_config
+from peftkit.config.errors import refusal
 from peftkit.config.json_files import read_json
 from peftkit.config.kinds import kind_of
 from peftkit.config.run import RunConfig
@@ -41,10 +41,7 @@ def prediction_errors(run: RunConfig) -> list[str]:
 
 def _run_errors(run: RunConfig, folder: Path) -> Iterator[str]:
     """Yield a message for a run of another kind or without calibration; unfinished runs have a message already."""
-    try:
-        config = recorded_config(folder)
-    except UserError:
-        return
+    config = readable_config(folder)
     if config is None:
         return
     kind, key = kind_of(config.task), "abstain" if run.predict.abstain is not None else "target_accuracy"

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from peftkit.config.checks.rules import messages_of
-from peftkit.config.checks.run_folders import recorded_config
-from peftkit.config.errors import UserError, refusal
+from peftkit.config.checks.run_folders import readable_config
+from peftkit.config.errors import refusal
 from peftkit.config.run import RunConfig, is_prompted
 from peftkit.paths import is_folder
 
@@ -25,10 +25,7 @@ def push_errors(run: RunConfig) -> Iterator[str]:
     branch = run.push.revision
     if branch is not None and not BRANCH.fullmatch(branch):
         yield refusal(f"push.revision={branch}: expected the name of a branch", "push.revision=main")
-    try:
-        config = None if run.run is None else recorded_config(Path(run.run))
-    except UserError:  # an unfinished run has a message already
-        return
+    config = readable_config(run.run)
     if config is not None:
         yield from _run_errors(run, config)
 

@@ -85,6 +85,14 @@ def recorded_config(folder: Path) -> RunConfig | None:
     return config
 
 
+def readable_config(folder: str | Path | None) -> RunConfig | None:
+    """Return the config of a finished run; None where there is none, for which `run_folder_errors` has a message."""
+    try:
+        return None if folder is None else recorded_config(Path(folder))
+    except UserError:
+        return None
+
+
 def _irregular_file(folder: Path) -> Path | None:
     """Return an entry of a folder, at any depth, that is neither file nor folder: reading a pipe may never end."""
     entries = (inner / name for inner, names, _ in walk(folder) for name in names)
