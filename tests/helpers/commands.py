@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,29 @@ def finetune(*overrides: str) -> list[Path]:
         UserError: anything is wrong with the overrides; nothing was loaded or trained.
     """
     return [folder for folder in _run("finetune", overrides) if folder is not None]
+
+
+def trained_once(checkpoints: Mapping[str, Path], out: Path, *common: str) -> Callable[..., Path]:
+    """Return a function that trains a tiny model for a few steps, each only once, and returns the run folder.
+
+    Args:
+        checkpoints: by family.
+        common: overrides of all runs.
+    """
+    done: dict[tuple[str, ...], Path] = {}
+
+    def find(model: str, method: str, *overrides: str) -> Path:
+        key = (model, method, *overrides)
+        if key not in done:
+            checkpoint = checkpoints[model.removesuffix("_encoder")]
+            (done[key],) = finetune(
+                f"model={model}", f"model.checkpoint={checkpoint}", "source=offline", f"out={out}", f"method={method}",
+                "task.max_train_samples=24", "task.max_eval_samples=8", "train.num_train_epochs=1",
+                "train.per_device_train_batch_size=8", "train.disable_tqdm=true", *common, *overrides,
+            )  # fmt: skip
+        return done[key]
+
+    return find
 
 
 def evaluate(folder: str | Path, *overrides: str) -> Path:

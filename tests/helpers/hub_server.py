@@ -13,12 +13,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+
+from helpers.servers import LocalServer, served
 
 TOKEN = "hub-token-of-a-test"
 USER = "ada"
@@ -54,13 +56,11 @@ class Repository:
         return self.commits[self.branches.get(revision, revision)]
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(LocalServer):
     """`requests` are the methods and paths in their order; `authorizations` the tokens that they had."""
 
-    daemon_threads = True
-
     def __init__(self, port: int = 0, fault: Fault = lambda method, path: None) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__(port, Handler)
         self.fault = fault
         self.tokens = {TOKEN: USER}
         self.lock = threading.RLock()
@@ -94,20 +94,11 @@ class Hub(ThreadingHTTPServer):
         self.repositories[kind, name] = repository
         return repository
 
-    def handle_error(self, *_: object) -> None:  # a client that was killed
-        pass
-
 
 @contextmanager
 def hub(fault: Fault = lambda method, path: None) -> Iterator[Hub]:
-    server = Hub(0, fault)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with served(Hub(0, fault)) as server:
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def use_hub(server: Hub, patch: Any, cache: Path, token: str | None = TOKEN) -> None:

@@ -13,13 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from helpers.grammar import instructions, is_choice, labels_of
+from helpers.servers import LocalServer, served
 
 POOL = 9000
 Fault = Callable[[int, dict[str, Any]], "dict[str, Any] | None"]  # number of the request, its body: what goes wrong
@@ -81,12 +82,11 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
+class Server(LocalServer):
     request_queue_size = 64
 
     def __init__(self, port: int = 0, fault: Fault = lambda number, body: None, pool: int = POOL) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__(port, Handler)
         self.fault, self.pool = fault, instructions(pool)
         self.lock = threading.Lock()
         self.seen: list[dict[str, Any]] = []
@@ -95,20 +95,11 @@ class Server(ThreadingHTTPServer):
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/v1"
 
-    def handle_error(self, *_: object) -> None:  # a client that was killed
-        pass
-
 
 @contextmanager
 def serving(fault: Fault = lambda number, body: None, pool: int = POOL) -> Iterator[Server]:
-    server = Server(0, fault, pool)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with served(Server(0, fault, pool)) as server:
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def answer(prompt: str, seed: int, pool: list[str]) -> str:

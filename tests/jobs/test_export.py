@@ -26,20 +26,9 @@ Trained = Callable[..., Path]
 @pytest.fixture(scope="module")
 def trained(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Return the folder of a run with large changes, trained once a module: trained("bert", "lora", "sst2")."""
-    out, done = tmp_path_factory.mktemp("runs"), {}
-
-    def find(model: str, method: str, *more: str) -> Path:
-        key = (model, method, *more)
-        if key not in done:
-            (done[key],) = commands.finetune(
-                f"model={model}", f"model.checkpoint={checkpoints[model.removesuffix('_encoder')]}", "source=offline", f"out={out}",
-                f"method={method}", "task.max_train_samples=24", "task.max_eval_samples=12", "train.num_train_epochs=1",
-                "train.per_device_train_batch_size=8", "train.disable_tqdm=true", "train.bf16=false",
-                "train.learning_rate=0.05", *(more or ("task=sst2",)),
-            )  # fmt: skip
-        return done[key]
-
-    return find
+    common = "task.max_eval_samples=12", "train.bf16=false", "train.learning_rate=0.05"
+    find = commands.trained_once(checkpoints, tmp_path_factory.mktemp("runs"), *common)
+    return lambda model, method, *more: find(model, method, *(more or ("task=sst2",)))
 
 
 def exported(run: Path, *more: str) -> tuple[Path, dict[str, Any]]:

@@ -63,20 +63,12 @@ def test_what_is_written_to_new_text_has_no_likelihood(tiny: Overrides, tmp_path
 @pytest.fixture(scope="module")
 def trained(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return the folder of a run, trained once a module: trained("bert", "lora", "sst2")."""
-    out, done = tmp_path_factory.mktemp("runs"), {}
+    find = commands.trained_once(checkpoints, tmp_path_factory.mktemp("runs"))
 
-    def find(model: str, method: str, task: str, is_half: bool = False) -> Path:
-        key = (model, method, task, is_half)
-        if key not in done:
-            (done[key],) = commands.finetune(
-                f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=offline", f"out={out}",
-                f"method={method}", f"task={task}", "task.max_train_samples=24", "task.max_eval_samples=8",
-                "train.num_train_epochs=1", "train.per_device_train_batch_size=8", "train.disable_tqdm=true",
-                f"train.bf16={str(is_half).lower()}",
-            )  # fmt: skip
-        return done[key]
+    def trained_on(model: str, method: str, task: str, is_half: bool = False) -> Path:
+        return find(model, method, f"task={task}", f"train.bf16={str(is_half).lower()}")
 
-    return find
+    return trained_on
 
 
 @pytest.mark.parametrize(

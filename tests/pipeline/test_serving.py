@@ -41,19 +41,7 @@ PAGE = Path(answers.__file__).parent / "page"
 @pytest.fixture(scope="module")
 def trained(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return the folder of a run, trained once a module: trained("bert", "lora", "task=sst2")."""
-    out, done = tmp_path_factory.mktemp("runs"), {}
-
-    def find(model: str, method: str, *overrides: str) -> Path:
-        key = (model, method, *overrides)
-        if key not in done:
-            (done[key],) = commands.finetune(
-                f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=offline", f"out={out}",
-                f"method={method}", "task.max_train_samples=24", "task.max_eval_samples=8", "train.num_train_epochs=1",
-                "train.per_device_train_batch_size=8", "train.disable_tqdm=true", *overrides,
-            )  # fmt: skip
-        return done[key]
-
-    return find
+    return commands.trained_once(checkpoints, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
