@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -38,3 +39,14 @@ def randomize(model: Any) -> Any:
         if weight.requires_grad:
             weight.add_(torch.randn_like(weight) * 0.1)
     return model
+
+
+def losing(merge: Callable[[Any], Any], layer: str) -> Callable[[Any], Any]:
+    """Return a function that merges, and sets the weights of a layer to zero."""
+
+    def merge_without(model: Any) -> Any:
+        found = merge(model)
+        torch.nn.init.zeros_(found.get_submodule(layer).weight)
+        return found
+
+    return merge_without

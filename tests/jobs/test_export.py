@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import commands
+from helpers.merge_models import losing
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import peftkit
@@ -127,14 +128,7 @@ def test_an_export_that_answers_otherwise_is_deleted_and_recorded(
     run, target = trained("bert", "lora", "task=sst2", "model.pooling=cls"), tmp_path / "mine"
     target.mkdir()
     (target / "export.json").write_text("earlier")
-    merge = transformers.merge_adapter
-
-    def losing(model: Any) -> Any:
-        found = merge(model)
-        torch.nn.init.zeros_(found.classifier.weight)
-        return found
-
-    monkeypatch.setattr(transformers, "merge_adapter", losing)
+    monkeypatch.setattr(transformers, "merge_adapter", losing(transformers.merge_adapter, "classifier"))
     with pytest.raises(ExportError, match=r"probabilities of the export differ by 0\.\d+ from the run's"):
         exported(run, "format=transformers", f"output={target}")
     record = json.loads((run / "export-transformers.json").read_text(encoding="utf-8"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from helpers import commands
+from helpers.merge_models import losing
 from transformers import AutoModelForSeq2SeqLM
 
 import peftkit
@@ -38,13 +38,7 @@ def test_a_merged_output_layer_gives_the_scores_of_its_adapter_or_nothing_is_wri
     with pytest.raises(UserError, match="would be loaded over"):
         commands.run(["job=merge", f"run={run}", f"output={run}/adapter"])
     merge = merged.merge_adapter
-
-    def losing(model: Any) -> Any:
-        found = merge(model)
-        torch.nn.init.zeros_(found.lm_head.weight)
-        return found
-
-    monkeypatch.setattr(merged, "merge_adapter", losing)
+    monkeypatch.setattr(merged, "merge_adapter", losing(merge, "lm_head"))
     with pytest.raises(UserError, match=r"scores differ by .* use the adapter"):
         commands.merge(run)
     assert not [path for path in run.iterdir() if "merged" in path.name]

@@ -30,8 +30,7 @@ def export_errors(run: RunConfig) -> Iterator[str]:
     yield from _folder_errors(run)
     config = readable_config(run.run)
     if config is not None:
-        yield from _run_errors(Path(str(run.run)), config)
-        yield from _format_errors(chosen, config)
+        yield from [*_run_errors(Path(str(run.run)), config)] or _format_errors(chosen, config)
 
 
 def _key_errors(run: RunConfig, chosen: ExportFormat) -> Iterator[str]:
@@ -83,8 +82,6 @@ def _format_errors(chosen: ExportFormat, config: RunConfig) -> Iterator[str]:
     kind, method = kind_of(config.task), config.method
     head = kind.heads[config.model.family]
     is_language_model = not kind.has_sequence_head and head.endswith("LM")
-    if is_prompted(config) or method.traits.has_own_model or config.model.pairs is not None:
-        return  # which have a message already
     takes = [
         each
         for each in EXPORT_FORMATS.values()
