@@ -13,7 +13,6 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.pytorch_utils import Conv1D
@@ -126,6 +125,8 @@ def is_quantized(module: nn.Module) -> bool:
 
 def dequantized(module: nn.Module) -> torch.Tensor:
     """Return the values (out, in) of a weight in 4 or 8 bits."""
+    from transformers.integrations.bitsandbytes import dequantize_bnb_weight  # imports bitsandbytes
+
     return dequantize_bnb_weight(module.weight, getattr(module, "state", None))  # type: ignore[no-any-return]
 
 
