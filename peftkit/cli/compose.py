@@ -16,6 +16,7 @@ from peftkit import paths
 from peftkit.cli.files import register_files
 from peftkit.cli.overrides import parse
 from peftkit.cli.tasks import with_tasks
+from peftkit.compat.hydra import share_config_store
 from peftkit.config import RunConfig, UserError
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def open_composer(extra: Path | None) -> Iterator[Composer]:
     """Initialize Hydra with conf/, the recipes and the folder of -cd; one opening composes many configs."""
     import hydra
 
+    share_config_store()
     register_files(extra)
     cache: dict[tuple[str, ...], DictConfig] = {}  # composing takes 60 ms
 

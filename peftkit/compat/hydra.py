@@ -1,10 +1,17 @@
-"""Hydra's sweeps."""
+"""Hydra's compositions and sweeps."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import OmegaConf
+
+
+def share_config_store() -> None:
+    """Let all compositions read the one store of registered files, which Hydra copies for each: a sixth of its time."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
 
 
 @contextmanager
