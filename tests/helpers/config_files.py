@@ -6,14 +6,17 @@ import copy
 from functools import cache
 from typing import Any
 
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+from hydra.core.plugins import Plugins
 
 from peftkit import paths
 
 
 def keep_config_files() -> None:
     """Keep what Hydra finds and loads in its own package and in conf/, which no test changes."""
+    Plugins.instance()  # imports the modules of all plugins anew
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+    from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+
     for source in (FileConfigSource, ImportlibResourcesConfigSource):
         for name in ("is_config", "is_group", "load_config"):
             setattr(source, name, _kept(getattr(source, name)))

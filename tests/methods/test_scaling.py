@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from helpers.adapter_models import MODELS, inputs
-from helpers.merge_models import FAMILY, MERGES, part, wrapped
+from helpers.merge_models import FAMILY, MERGES, wrapped
+from omegaconf import OmegaConf
 
 from peftkit.compat.peft import disabled_adapters
 from peftkit.methods.scaling import adapter_pairs, scaled, weight_pairs
+from peftkit.paths import conf_folder
 
 SCALED = tuple(name for name in MERGES if name not in ("qlora", "rslora")) + (
     "adapter",
@@ -22,7 +24,7 @@ CELLS = [
     pytest.param(method, name, marks=() if name == "bert" or method in ONE_OF_A_KIND else pytest.mark.slow)
     for method in SCALED
     for name in ("bert", "gpt2", "t5")
-    if FAMILY.get(name, "encoder") not in part(method)["refuses"]
+    if FAMILY.get(name, "encoder") not in OmegaConf.load(conf_folder() / "method" / f"{method}.yaml").refuses
 ]
 
 
