@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -48,12 +48,13 @@ def damaged_file(folder: Path, recorded: Any, parts: Iterable[str] = (*WEIGHTS, 
         path = PurePosixPath(str(name))
         if path.is_absolute() or ".." in path.parts:
             return f"{folder / 'result.json'}: files: {name!r:.80} is not in the folder of the run"
-        if path.parts[0] in parts and (wrong := _difference(folder / path, entry)) is not None:
+        if path.parts[0] in parts and (wrong := difference(folder / path, entry, _sha256_of)) is not None:
             return f"{folder / path} {wrong}"
     return None
 
 
-def _difference(file: Path, entry: Any) -> str | None:
+def difference(file: Path, entry: Any, hash_of: Callable[[Path], str] = sha256_of) -> str | None:
+    """Return how a file differs from its recorded bytes and sha256, as a predicate; None if it does not."""
     size, digest = (entry.get("bytes"), entry.get("sha256")) if isinstance(entry, Mapping) else (None, None)
     try:
         if not file.is_file():
@@ -61,7 +62,7 @@ def _difference(file: Path, entry: Any) -> str | None:
         found = file.stat().st_size
         if found != size:
             return f"has {found:,} bytes, not {size:,}" if isinstance(size, int) else "has no recorded size"
-        return None if _sha256_of(file) == digest else "has another content than after training"
+        return None if hash_of(file) == digest else "has another content than was recorded"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
 

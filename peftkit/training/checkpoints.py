@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import TrainerState
@@ -10,6 +9,7 @@ from transformers.trainer_utils import sort_checkpoints
 
 from peftkit.compat.trainer import ASIDE
 from peftkit.config.console import log
+from peftkit.config.shipped_files import difference
 from peftkit.paths import sha256_of, sync
 
 MANIFEST = "manifest.json"  # of a checkpoint: the size and the SHA-256 of each other file
@@ -89,32 +89,20 @@ def damage(checkpoint: Path, processes: int) -> str | None:
     """Return what is wrong with a checkpoint of so many processes, None if it is whole."""
     if not checkpoint.is_dir():
         return "it is missing"
+    generators = [f"rng_state_{rank}.pth" for rank in range(processes)] if processes > 1 else ["rng_state.pth"]
     try:
         recorded = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        sizes = {name: (int(each["bytes"]), str(each["sha256"])) for name, each in recorded.items()}
-        return next(_wrong_files(_files(checkpoint), sizes, processes), None)
+        entries = {**dict.fromkeys((STATE, *generators)), **recorded}
     except FileNotFoundError:
         return f"no {MANIFEST}, as those of earlier versions"
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (TypeError, ValueError):
         return f"{MANIFEST} cannot be read"
-
-
-def _wrong_files(found: dict[str, Path], recorded: dict[str, tuple[int, str]], processes: int) -> Iterator[str]:
-    generators = [f"rng_state_{rank}.pth" for rank in range(processes)] if processes > 1 else ["rng_state.pth"]
-    for name in [*recorded, STATE, *generators]:
-        if name not in found:
-            yield f"{name} is missing"
-    for name, path in found.items():
-        if name not in recorded:
-            yield f"{name} is not in {MANIFEST}"
-            continue
-        size, digest = recorded[name]
-        if path.stat().st_size != size:
-            yield f"{name} has {path.stat().st_size:,} of {size:,} bytes"
-        elif sha256_of(path) != digest:
-            yield f"{name} has another hash"
+    for name, entry in entries.items():
+        if (wrong := difference(checkpoint / name, entry)) is not None:
+            return f"{name} {wrong}"
+    return next((f"{name} is not in {MANIFEST}" for name in _files(checkpoint) if name not in recorded), None)
 
 
 def _files(checkpoint: Path) -> dict[str, Path]:

@@ -265,8 +265,8 @@ def test_a_changed_file_is_not_pushed(server: Hub, trained: dict[str, Path], tmp
     file = folder / "model" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     (message,) = check(["job=push", f"run={folder}", f"repo={REPO}"])
-    assert "model.safetensors has another content than after training" in message
-    with pytest.raises(UserError, match="another content than after training"):
+    assert "model.safetensors has another content than was recorded" in message
+    with pytest.raises(UserError, match="another content than was recorded"):
         push(folder)
     assert ("model", REPO) not in server.repositories
 

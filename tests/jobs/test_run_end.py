@@ -50,7 +50,7 @@ def test_a_damaged_file_is_refused_and_trained_again(
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"sentence": "a fine film"}\n')
     flip(folder / WEIGHTS)
-    wrong = f"{folder / WEIGHTS} has another content than after training; train the run again"
+    wrong = f"{folder / WEIGHTS} has another content than was recorded; train the run again"
     for command in (
         lambda: commands.predict(folder, rows),
         lambda: commands.merge(folder),
@@ -61,7 +61,7 @@ def test_a_damaged_file_is_refused_and_trained_again(
     capsys.readouterr()
     commands.finetune(*overrides)
     assert (
-        f"!! {folder / WEIGHTS} has another content than after training: the run is trained again"
+        f"!! {folder / WEIGHTS} has another content than was recorded: the run is trained again"
         in capsys.readouterr().err
     )
     assert record_of(folder)["files"][WEIGHTS] == before["files"][WEIGHTS]
