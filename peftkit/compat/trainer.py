@@ -4,6 +4,7 @@ Those of TRL are mixins that go before them in a class's bases.
 """
 
 import shutil
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 ASIDE = ".aside"  # in the folder of checkpoints: what is being written or removed
 
 
-class SamplerTrainer(Trainer):
+class SamplerTrainer(Trainer, ABC):
     """A Trainer that takes its order of training examples from `train_sampler`, and evaluates in dataset order.
 
     Its steps do not list the model's weights, of which an adapter trains few. Checkpoints, except those
@@ -128,17 +129,15 @@ class SamplerTrainer(Trainer):
             if self.args.should_save:  # what remains after an error may fill the disk
                 shutil.rmtree(target.parent / ASIDE, ignore_errors=True)
 
+    @abstractmethod
     def place_checkpoint(self, written: Path, target: Path) -> None:
         """Give a checkpoint its name after all processes have written it."""
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            written.rename(target)
-        self.accelerator.wait_for_everyone()
 
     def _load_best_model(self) -> None:
         self.check_checkpoint(Path(self.state.best_model_checkpoint or ""))
         super()._load_best_model()
 
+    @abstractmethod
     def check_checkpoint(self, checkpoint: Path) -> None:
         """Raise an error if the weights of a checkpoint must not be loaded."""
 

@@ -37,10 +37,21 @@ class Backwards(Sampler):
         return 4
 
 
-def trainer_of(folder: Path, model: Any = None) -> SamplerTrainer:
+class PlacingTrainer(SamplerTrainer):
+    """Records what is in a checkpoint before it has its name, and loads none."""
+
+    def place_checkpoint(self, written: Path, target: Path) -> None:
+        self.seen = sorted(path.name for path in written.iterdir()), target.exists()
+        written.rename(target)
+
+    def check_checkpoint(self, checkpoint: Path) -> None:
+        raise ValueError(checkpoint)
+
+
+def trainer_of(folder: Path, model: Any = None) -> PlacingTrainer:
     model = model or BertForSequenceClassification(BertConfig(**SMALL, intermediate_size=8))
     arguments = TrainingArguments(str(folder), use_cpu=True, report_to="none", disable_tqdm=True, max_steps=1)
-    return SamplerTrainer(model=model, args=arguments, train_dataset=EXAMPLES, eval_dataset=EXAMPLES)  # type: ignore[arg-type]
+    return PlacingTrainer(model=model, args=arguments, train_dataset=EXAMPLES, eval_dataset=EXAMPLES)  # type: ignore[arg-type]
 
 
 def test_dataloaders_get_their_order_from_the_private_samplers(tmp_path: Path) -> None:
@@ -67,15 +78,9 @@ def test_inputs_are_moved_to_the_model_by_a_method_of_this_name(tmp_path: Path) 
 
 
 def test_a_checkpoint_is_written_aside_with_all_files_before_it_gets_its_name(tmp_path: Path) -> None:
-    class Placing(SamplerTrainer):
-        def place_checkpoint(self, written: Path, target: Path) -> None:
-            self.seen = sorted(path.name for path in written.iterdir()), target.exists()
-            super().place_checkpoint(written, target)
-
     trainer = trainer_of(tmp_path)
-    trainer.__class__ = Placing
     trainer.train()
-    files, existed = trainer.seen  # type: ignore[attr-defined]
+    files, existed = trainer.seen
     assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= {*files}
     assert not existed
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
@@ -109,12 +114,7 @@ def test_the_log_goes_on_from_sums_that_upstream_sets_before_training_begins(tmp
 
 
 def test_the_best_checkpoint_is_checked_before_its_weights_are_loaded(tmp_path: Path) -> None:
-    class Checking(SamplerTrainer):
-        def check_checkpoint(self, checkpoint: Path) -> None:
-            raise ValueError(checkpoint)
-
     trainer = trainer_of(tmp_path)
-    trainer.__class__ = Checking
     trainer.args.load_best_model_at_end = True
     trainer.add_callback(Best(tmp_path / "checkpoint-1"))
     with pytest.raises(ValueError, match="checkpoint-1"):
