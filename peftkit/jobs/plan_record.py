@@ -32,6 +32,7 @@ class Plan:
     trial_steps: int  # of all trials together
     batch_size: int
     accumulation: int  # batches per optimizer step
+    processes: int  # that train together, each on batches of its own
     epochs: float
     tokens: float  # over all epochs
     padding_waste: float  # share of padding in all computed tokens
@@ -58,6 +59,7 @@ class Plan:
             f"({parameters.trainable / parameters.total:.2%}), {parameters.head:,} of them in the head",
             "examples": f"{self.examples:,} to train, {self.dropped} dropped",
             "steps": f"{self.steps:,.0f} of {self.batch_size} examples x {self.accumulation}"
+            + (f" x {self.processes} processes" if self.processes > 1 else "")
             + (f", and {self.trial_steps:,} in {self.trials} trials" if self.trials else ""),
             "tokens": f"{self.tokens:,.0f} over {self.epochs:g} epochs",
             "truncated": f"{self.truncated} of {self.examples} examples, at {self.max_length} tokens",
@@ -89,6 +91,7 @@ def settings_of(config: RunConfig, arguments: Any, used: int | None) -> dict[str
         "seed": config.seed,
         "batch_size": arguments.train_batch_size,
         "accumulation": arguments.gradient_accumulation_steps,
+        "processes": arguments.world_size,
         "learning_rate": arguments.learning_rate,
         "bf16": arguments.bf16,
         "imported": 0 if torch.cuda.is_available() else used or 0,

@@ -22,7 +22,7 @@ PLAN = Plan(
     overrides=("task=mrpc", "method=lora", "train.weight_decay=0.1", "seed=0"),
     seed=0,
     parameters=Parameters(trainable=332_546, head=770, total=22_897_922),
-    examples=640, dropped=0, truncated=0, max_length=128, steps=60, trials=2, trial_steps=120, batch_size=32, accumulation=1, epochs=3,
+    examples=640, dropped=0, truncated=0, max_length=128, steps=60, trials=2, trial_steps=120, batch_size=32, accumulation=1, processes=1, epochs=3,
     tokens=1000, padding_waste=0.0, learning_rate=1e-3, bf16=False,
     memory=Memory(weights=90_000_000, optimizer=3_000_000, step=850_000_000, evaluation=500_000_000, process=60_000_000),
     imported=600_000_000,
