@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from peftkit.cli.sweep_status import open_status_folder
 from peftkit.cli.validate import command_errors, distinct_runs
 from peftkit.compat.hydra import composed_at_launch
 from peftkit.config import UserError, error_summary, is_text
-from peftkit.config.console import log
+from peftkit.config.console import is_main_process, log
 from peftkit.config.imports import start_imports
 from peftkit.config.shared import sharing
 from peftkit.config.signals import exit_code, interruptible
@@ -31,6 +32,7 @@ from peftkit.jobs.workers import number_of_workers
 __all__ = ["main"]
 
 SIZES = {"WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"}  # of torchrun, and of MPI
+ALONE_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -127,8 +129,11 @@ def _check_process(arguments: Sequence[str]) -> None:
 
 
 def _print_errors(messages: list[str]) -> int:
-    if os.environ.get("RANK", "0") == "0":  # under torchrun only one process prints
-        print("\n".join(f"peftkit: {message}" for message in messages), file=sys.stderr)
+    """Print why a command is refused; under torchrun another process than the first prints what it alone finds."""
+    if not is_main_process():
+        time.sleep(ALONE_SECONDS)  # in which torchrun ends it, where the first one is refused, too
+        messages = [f"process {os.environ['RANK']}: {message}" for message in messages]
+    print("\n".join(f"peftkit: {message}" for message in messages), file=sys.stderr)
     return 2
 
 
