@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config import JOBS, RunConfig, UserError, refusal
+from peftkit.config.console import number_of_processes
 from peftkit.config.own_code import open_code
 from peftkit.jobs.sequential import SequentialSeeds
 
@@ -37,11 +38,13 @@ def run_job(
     given, reason = config, None if sequential is None else sequential.begin(config)
     with ExitStack() as stack:
         stack.enter_context(open_code(config.allow_code or ()))
-        if job.loads_model:
-            from peftkit.pipeline.libraries import library_settings
+        if number_of_processes() > 1:
             from peftkit.pipeline.processes import one_outcome
 
             stack.enter_context(one_outcome())
+        if job.loads_model:
+            from peftkit.pipeline.libraries import library_settings
+
             stack.enter_context(library_settings(config.source, config.threads))
         if config.generates_data and job.generates:
             from peftkit.jobs.generate import with_generated_data

@@ -26,9 +26,9 @@ from peftkit.pipeline.calibration import compare_scores, scale_probabilities, sc
 from peftkit.pipeline.domain_scores import domain_record, log_domains
 from peftkit.pipeline.evaluate import describe_labels
 from peftkit.pipeline.examples import score_reference, score_splits
+from peftkit.pipeline.main_process import locked_by_main_process
 from peftkit.pipeline.sources import warn_substitutions
 from peftkit.results import run_folder
-from peftkit.results.locks import locked_file
 from peftkit.results.run_result import RunResult
 
 
@@ -84,7 +84,7 @@ def evaluate_run(config: RunConfig) -> Evaluation:
     source = data.source
     name = data_name(task, source, run)
     file, record = run.folder / f"predictions-{name}.parquet", run.folder / f"evaluation-{name}.json"
-    with locked_file(record):
+    with locked_by_main_process(record):
         scores, costs = score_splits(chosen, bundle, data, file, reference)
         if is_main_process() and run.temperature != 1:
             scale_probabilities(file, run.temperature)

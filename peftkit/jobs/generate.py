@@ -4,9 +4,6 @@ A training run whose dataset is generated (task.dataset=self_instruct) runs this
 """
 
 import itertools
-import os
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, replace
@@ -14,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config import Generate, Refusal, RunConfig, UserError
-from peftkit.config.console import is_main_process, log
+from peftkit.config.console import log
 from peftkit.config.progress import stage
 from peftkit.config.source import Source, fingerprint
 from peftkit.generation.client import GenerationClient, Journal, describe_costs
@@ -38,7 +35,6 @@ GENERATED_FILES = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json
 
 
 DATA_SEED = 0  # of the data of training runs; runs with other seeds train on the same data
-REPLY_TIMEOUT = 2 * 3600.0  # seconds that a process waits for a reply; a model may be downloaded first
 DATA_OVERRIDES = ("recipe=", "generate.", "source=", "data_root=", "out=")  # overrides that determine the data
 
 
@@ -63,8 +59,7 @@ def generate(config: RunConfig, may_generate: bool = True) -> Path:
             return folder
         if not may_generate:
             raise UserError(f"{folder}: its tasks are not generated yet; run job=generate seed={config.seed} first")
-        if is_main_process():  # under torchrun one process generates
-            _generate(config, model, seeds, (sets, records), folder)
+        _generate(config, model, seeds, (sets, records), folder)
     return folder
 
 
@@ -202,19 +197,21 @@ def _report(folder: Path, result: dict[str, Any], settings: Generate) -> None:
 def with_generated_data(config: RunConfig) -> RunConfig:
     """Return the config with a folder of generated tasks as its dataset.
 
-    An unfinished folder is continued. Processes that need the same data wait for each other.
+    An unfinished folder is continued. Under torchrun the main process generates; commands that need the same data wait
+    for each other.
 
     Raises:
         UserError: no task was kept, the folder has more tasks than requested, or its tasks are missing and job=plan
             does not generate them.
     """
+    from peftkit.pipeline.main_process import follow_main_process  # imports torch
+
     settings = config.generate
     # by default the model of the run generates
     relevant = DATA_OVERRIDES if settings.model is not None else (*DATA_OVERRIDES, "model=", "model.")
     overrides = ("job=generate", *(override for override in config.overrides if override.startswith(relevant)))
     generating = replace(config, job="generate", seed=DATA_SEED, force=False, overrides=overrides)
-    folder = generate(generating, may_generate=config.job != "plan")
-    _wait_until_finished(folder, settings)
+    folder = Path(follow_main_process("generate", lambda: str(generate(generating, may_generate=config.job != "plan"))))
     result = RunResult(folder).record
     _check_count(folder, result, settings)
     if not result["counts"]["kept"]:
@@ -223,30 +220,6 @@ def with_generated_data(config: RunConfig) -> RunConfig:
             "reasons; set generate.model=ID_OR_DIR or generate.generator=endpoint to use another generator"
         )
     return replace(config, task=replace(config.task, dataset=str(folder)), data_root=None)
-
-
-def _wait_until_finished(folder: Path, settings: Generate) -> None:
-    """Wait until the folder is finished: under torchrun only the main process writes it.
-
-    Raises:
-        UserError: the main process failed, or has received no reply within REPLY_TIMEOUT.
-    """
-    start, result, journal = time.time(), folder / "result.json", folder / "journal.jsonl"
-    if finished_note(folder, settings) is None:
-        print(
-            f"process {os.environ.get('RANK', '0')} waits for process 0 to fill {folder}", file=sys.stderr, flush=True
-        )
-    while finished_note(folder, settings) is None:
-        if result.is_file() and result.stat().st_mtime > start:
-            meta = RunResult(folder).record["meta"]
-            if meta["status"] == "failed":
-                raise UserError(f"{folder}: generation failed: {meta['reason']}; run job=generate seed={DATA_SEED}")
-        last = max(start, journal.stat().st_mtime) if journal.is_file() else start
-        if time.time() - last > REPLY_TIMEOUT:
-            raise UserError(
-                f"{folder}: no reply for {REPLY_TIMEOUT / 3600:g} hours; run job=generate seed={DATA_SEED} first"
-            )
-        time.sleep(1)
 
 
 def _check_count(folder: Path, result: Mapping[str, Any], settings: Generate) -> None:

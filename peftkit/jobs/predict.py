@@ -37,8 +37,8 @@ from peftkit.pipeline.evaluate import (
 )
 from peftkit.pipeline.examples import score_reference
 from peftkit.pipeline.inputs import input_columns, parse_texts, text_table, unlabeled_examples
+from peftkit.pipeline.main_process import locked_by_main_process
 from peftkit.pipeline.mixing import load_mixed
-from peftkit.results.locks import locked_file
 from peftkit.results.run_result import RunResult
 from peftkit.results.tables import write_table
 
@@ -57,7 +57,7 @@ def predict(config: RunConfig) -> None:
             print(json.dumps(table[0], ensure_ascii=False))
         return
     target = predictions_file(config, given)
-    with locked_file(target):
+    with locked_by_main_process(target):
         table, of = _predicted(config, given, is_file)
         if is_main_process():
             write_table(table, target)

@@ -19,7 +19,6 @@ from peftkit.leaderboard.settings import flatten
 from peftkit.leaderboard.stats import GLUE, task_score
 from peftkit.paths import atomic_write, safe_name
 from peftkit.results import run_folder
-from peftkit.results.locks import locked_file
 from peftkit.results.run_result import RunResult
 
 if TYPE_CHECKING:
@@ -219,10 +218,11 @@ def predict_test_set(config: RunConfig, run: BoardRun, task: str, data: TaskData
     """Return the file of a run's predictions for a test set, in the run's folder; it is written if missing."""
     from peftkit.pipeline.artifacts import load_bundle, with_eval_settings
     from peftkit.pipeline.examples import score_splits
+    from peftkit.pipeline.main_process import locked_by_main_process
 
     predictions, note = run.folder / f"predictions-{task}-test.parquet", run.folder / f"evaluation-{task}-test.json"
     source = {name: getattr(data.source, name) for name in ("kind", "name", "revision")}
-    with locked_file(note):
+    with locked_by_main_process(note):
         if note.is_file() and json.loads(note.read_text(encoding="utf-8"))["source"] == source:
             log(f"{task}: predicted already, in {run.folder}")
             return predictions

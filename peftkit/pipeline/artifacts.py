@@ -28,11 +28,11 @@ from peftkit.paths import sync
 from peftkit.pipeline.build import TrainingBundle, format_for, head_kind, instantiate_method
 from peftkit.pipeline.export import WHOLE_BASE, has_base
 from peftkit.pipeline.foreign_adapters import merge_foreign_adapter
+from peftkit.pipeline.main_process import write_once
 from peftkit.pipeline.merged import write_merged
 from peftkit.pipeline.sources import PROMPT_FOLDER, converted_checkpoint, ensure_mini, run_tokenizer
 from peftkit.pipeline.steering import load_steering
 from peftkit.results.loading_code import BASE
-from peftkit.results.locks import locked_file
 from peftkit.results.run_folder import SCRATCH
 from peftkit.results.run_result import RunResult
 
@@ -203,13 +203,15 @@ def merged_folder(run: RunResult) -> Path:
     merged = run.folder / "merged"
     if (run.folder / "model").is_dir():
         return run.folder / "model"
-    with locked_file(merged):
-        if not (merged / "config.json").is_file():
-            log(f"the adapter of {run.folder} is merged into its base, in {merged}")
-            try:
-                write_merged(run, load_bundle(run, quantized=False), merged)
-            except UserError as error:
-                raise UserError(f"the adapter of {run.folder} cannot be merged: {error}") from error
+
+    def merge() -> None:
+        log(f"the adapter of {run.folder} is merged into its base, in {merged}")
+        try:
+            write_merged(run, load_bundle(run, quantized=False), merged)
+        except UserError as error:
+            raise UserError(f"the adapter of {run.folder} cannot be merged: {error}") from error
+
+    write_once(merged, (merged / "config.json").is_file, merge)
     return merged
 
 

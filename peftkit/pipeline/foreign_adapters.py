@@ -17,8 +17,8 @@ from peftkit.methods import load_adapter, merge_adapter
 from peftkit.models.load import load_model
 from peftkit.models.tokenizer import load_tokenizer
 from peftkit.paths import cache_folder, safe_name
+from peftkit.pipeline.main_process import write_once
 from peftkit.pipeline.merged import random_token_scores, write_checkpoint
-from peftkit.results.locks import locked_file
 
 OUTPUT_LAYERS = (".classifier.weight", ".score.weight", ".classifier.out_proj.weight")
 LANGUAGE_MODELS = {ENCODER: "language_modeling", DECODER: "causal_lm", SEQ2SEQ: "seq2seq"}
@@ -41,17 +41,17 @@ def merge_foreign_adapter(folder: Path, model: ModelConfig, base: Source) -> Pat
         )
     name = f"{safe_name(folder.absolute().name)}-{fingerprint(folder)[:8]}-{str(base.revision)[:8]}"
     merged = cache_folder() / "merged" / name
-    with locked_file(merged):
-        if not (merged / "config.json").is_file():
-            log(f"the adapter {folder} is merged into its base {base.name}, in {merged}")
-            own = (folder / "tokenizer_config.json").is_file()
-            source = Source("folder", str(folder), folder=str(folder)) if own else base
-            tokenizer = load_tokenizer(source, base if own else None)
-            tuned = _load(folder, model, base, tokenizer)
-            before = random_token_scores(tuned)
-            write_checkpoint(
-                merge_adapter(tuned), before, random_token_scores, merged, lambda part: _save(tokenizer, part)
-            )
+
+    def merge() -> None:
+        log(f"the adapter {folder} is merged into its base {base.name}, in {merged}")
+        own = (folder / "tokenizer_config.json").is_file()
+        source = Source("folder", str(folder), folder=str(folder)) if own else base
+        tokenizer = load_tokenizer(source, base if own else None)
+        tuned = _load(folder, model, base, tokenizer)
+        before = random_token_scores(tuned)
+        write_checkpoint(merge_adapter(tuned), before, random_token_scores, merged, lambda part: _save(tokenizer, part))
+
+    write_once(merged, (merged / "config.json").is_file, merge)
     return merged
 
 

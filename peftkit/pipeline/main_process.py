@@ -3,15 +3,20 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from peftkit.compat.processes import shared_store
 from peftkit.config import UserError, error_summary
 from peftkit.config.console import is_main_process, number_of_processes
+from peftkit.pipeline.processes import name_of_block
+from peftkit.results.locks import locked_file
 
 POLL_SECONDS = 0.1
-_DECISIONS: Counter[str] = Counter()  # by name, equally many in each process
+_DECISIONS: Counter[str] = Counter()  # by block and name; where a block fails, not equally many in each process
 
 
 def follow_main_process(name: str, decide: Callable[[], Any]) -> Any:
@@ -27,7 +32,8 @@ def follow_main_process(name: str, decide: Callable[[], Any]) -> Any:
     if number_of_processes() == 1:
         return decide()
     store = shared_store()
-    key = f"peftkit/{name}/{_DECISIONS[name]}"
+    name = f"peftkit/{name_of_block()}/{name}"
+    key = f"{name}/{_DECISIONS[name]}"
     _DECISIONS[name] += 1
     if is_main_process():
         try:
@@ -43,3 +49,23 @@ def follow_main_process(name: str, decide: Callable[[], Any]) -> Any:
     if "error" in answer:
         raise UserError(f"process 0: {answer['error']}")
     return answer["found"]
+
+
+@contextmanager
+def locked_by_main_process(file: Path) -> Iterator[None]:
+    """Lock a file as `locked_file` does; the other processes of a run go on once the main one has the lock."""
+    with ExitStack() as stack:
+        follow_main_process(f"lock {file}", partial(stack.enter_context, locked_file(file)))
+        yield
+
+
+def write_once(target: Path, is_written: Callable[[], bool], write: Callable[[], None]) -> None:
+    """Write a file or folder that commands share, unless it is there, under its lock and in the main process only."""
+
+    def decide() -> None:
+        if not is_written():
+            with locked_file(target):
+                if not is_written():  # by the command that had the lock
+                    write()
+
+    follow_main_process(f"write {target}", decide)

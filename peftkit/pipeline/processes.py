@@ -157,6 +157,11 @@ class _Block:
             os._exit(1)
 
 
+def name_of_block() -> str:
+    """Return the name of the innermost block, the same in all processes; empty outside of blocks."""
+    return _BLOCKS[-1].name if _BLOCKS else ""
+
+
 def _name_of_next() -> str:
     """Return the name of a block, which is the same in all processes: its position in the one around it."""
     if not _BLOCKS:

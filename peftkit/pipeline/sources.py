@@ -1,7 +1,6 @@
 """Sources of a run's model and data, and other properties that determine its result."""
 
 import os
-import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 
 from peftkit.compat.hub import download_adapter
 from peftkit.config import MethodConfig, Refusal, RunConfig, UserError
-from peftkit.config.console import is_main_process, log, number_of_processes
+from peftkit.config.console import log, number_of_processes
 from peftkit.config.shared import shared
 from peftkit.config.source import PICKLED, Source, fingerprint
 from peftkit.config.start import found_start, weights_hash
@@ -23,7 +22,7 @@ from peftkit.models.embedding_rows import MADE_FOR_THIS, RECORD_FILE, ROWS_FILE,
 from peftkit.models.load import pooling_of
 from peftkit.models.tokenizer import load_tokenizer
 from peftkit.paths import cache_folder, safe_name
-from peftkit.results.locks import locked_file
+from peftkit.pipeline.main_process import write_once
 from peftkit.training import precision_of
 
 PROMPT_FOLDER = "prompt"  # the artifact of a run that trains nothing
@@ -41,11 +40,12 @@ def converted_checkpoint(file: Path, revision: str) -> Path:
     """
     is_pickled = file.name.endswith(PICKLED)
     folder = cache_folder() / f"{safe_name(file.absolute().parent.name if is_pickled else file.stem)}-{revision}"
-    if not folder.is_dir():
-        with locked_file(folder):
-            if not folder.is_dir():  # another process may have written it
-                log(f"{file} is converted once to {'safetensors' if is_pickled else 'fp32'}, and cached in {folder}")
-                (pickled.convert if is_pickled else gguf.dequantize)(file, folder)
+
+    def convert() -> None:
+        log(f"{file} is converted once to {'safetensors' if is_pickled else 'fp32'}, and cached in {folder}")
+        (pickled.convert if is_pickled else gguf.dequantize)(file, folder)
+
+    write_once(folder, folder.is_dir, convert)
     return folder
 
 
@@ -53,18 +53,11 @@ def ensure_mini(kind: str) -> Path:
     """Return the folder of the small GPT-2 or T5 of source=offline; it is pretrained first if it is not cached."""
     train, held_out = offline_corpus.offline_documents()
     folder = offline.mini_path(kind, cache_folder(), offline_corpus.documents_fingerprint(train))
-    while not (folder / "pretraining.json").is_file():
-        if is_main_process():
-            with locked_file(folder):
-                _pretrain_mini(kind, train, held_out, folder)
-        else:
-            time.sleep(1)  # under torchrun one process trains and the others wait
+    write_once(folder, (folder / "pretraining.json").is_file, partial(_pretrain_mini, kind, train, held_out, folder))
     return folder
 
 
 def _pretrain_mini(kind: str, train: list[str], held_out: list[str], folder: Path) -> None:
-    if (folder / "pretraining.json").is_file():  # another process has written it
-        return
     log(f"!! {kind} is pretrained once on offline text, about two minutes on 2 cores, and cached in {folder}")
     tokenizer = offline.train_tokenizer(kind, train)
     block, eos = offline.MINI_MODELS[kind].block, tokenizer.eos_token_id

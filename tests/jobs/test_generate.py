@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers import commands
-from helpers.commands import check, compose_config
+from helpers.commands import check
 from helpers.scripted_server import serving
-from omegaconf import OmegaConf
 
-from peftkit.config import RunConfig, UserError
-from peftkit.jobs.generate import _wait_until_finished
+from peftkit.config import UserError
 from peftkit.leaderboard.reading import collect
 from peftkit.results import run_folder
 
@@ -260,18 +255,6 @@ def test_a_lower_number_does_not_train_on_the_tasks_of_a_higher_one(tiny: Overri
         match=r"has 602 tasks, more than generate.num_instructions=12; use generate.num_instructions=600, or out=FOL",
     ):
         commands.run(overrides)
-
-
-def test_waiting_ends_when_the_main_process_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config: Any = OmegaConf.to_container(compose_config(CHAIN), resolve=True)
-    settings = RunConfig.from_config(config).generate
-    assert settings is not None
-    run_folder.write_result(tmp_path, {"meta": {"status": "failed", "reason": "the server is gone"}})
-    later = time.time() + 60  # an older failure does not count
-    os.utime(tmp_path / "result.json", (later, later))
-    with pytest.raises(UserError, match="generation failed: the server is gone"):
-        _wait_until_finished(tmp_path, settings)
-    assert "waits for process 0" in capsys.readouterr().err
 
 
 @pytest.mark.slow
