@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from helpers import commands
 from helpers.commands import check
+from helpers.two_processes import torchrun
 
 from peftkit.config import RunConfig, UserError
 from peftkit.config.search_space import Candidate, candidates
@@ -48,8 +49,7 @@ def test_the_seeds_of_a_row_share_their_trials_and_take_the_best_rate(tiny: Over
 
 @pytest.mark.slow
 def test_two_processes_search_together(tiny: Overrides, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "peftkit"]
-    done = subprocess.run([*command, *tiny("bert", *SEARCH)], capture_output=True, text=True, cwd=tmp_path)
+    done = torchrun("-m", "peftkit", *tiny("bert", *SEARCH), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(trials(tiny)) == 3
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 from datasets import Dataset
 from helpers import commands
 from helpers.interruption import BreakOff, broken_off
+from helpers.two_processes import run_two
 from safetensors.torch import load_file
 from transformers import (
     BertConfig,
@@ -268,30 +267,27 @@ def test_a_killed_run_resumes_in_its_phase_and_ends_as_an_unbroken_one(tiny: Wor
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
-    ends = []
-    for processes, size in ((1, 4), (2, 2)):
-        file = tmp_path / f"{processes}.safetensors"
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), __file__]
-        subprocess.run([*command, str(file), str(size)], check=True)
-        ends.append(load_file(file))
-    for name, weight in ends[0].items():
-        torch.testing.assert_close(ends[1][name], weight, rtol=0, atol=1e-5)
+    train_here(tmp_path / "1.safetensors", 4)
+    assert run_two(lambda _: train_here(tmp_path / "2.safetensors", 2)) == [0, 0]
+    found = load_file(tmp_path / "2.safetensors")
+    for name, weight in load_file(tmp_path / "1.safetensors").items():
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-5)
 
 
-def train_here(file: str, size: str) -> None:
+def train_here(file: Path, size: int) -> None:
     """Train as one of some processes, with so many rows each, and save what came of it."""
     from safetensors.torch import save_file
 
-    settings = {"per_device_train_batch_size": int(size), "train_sampling_strategy": "sequential", "optim": "sgd"}
+    settings = {"per_device_train_batch_size": size, "train_sampling_strategy": "sequential", "optim": "sgd"}
     trainer = trainer_of(
         "gpt2",
         Gradual(every=2, decay=2.6),
-        Path(file).parent,
+        file.parent,
         num_train_epochs=4,
         activation_checkpointing=True,
         **settings,
     )
-    assert trainer.args.world_size * int(size) == 4
+    assert trainer.args.world_size * size == 4
     for module in trainer.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -310,7 +306,3 @@ def test_the_cost_is_of_all_weights(tiny: Words) -> None:
 def _told(folder: Path) -> list[dict[str, Any]]:
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [entry for entry in entries if "unfrozen" in entry]
-
-
-if __name__ == "__main__":
-    train_here(*sys.argv[1:])

@@ -28,6 +28,6 @@ def process(rank: int) -> None:
     assert found == ["train", "train"]
 
 
-def test_all_processes_have_the_decision_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_processes_have_the_decision_of_the_first() -> None:
     assert follow_main_process("a", decide) == "train"
-    assert run_two(monkeypatch, process) == [0, 0]
+    assert run_two(process) == [0, 0]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import torch
 from helpers import commands
 from helpers.commands import check
 from helpers.interruption import broken_off
+from helpers.two_processes import torchrun
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import peftkit
@@ -152,14 +150,7 @@ def test_two_processes_train_together_after_measuring_the_text(
             "gpt2", tmp_path / "still", corpus, out, "method=full", f"train.per_device_train_batch_size={batch}",
             "train.train_sampling_strategy=sequential", "train.max_steps=20",
         )  # fmt: skip
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "-m", "peftkit"]
-        done = subprocess.run(
-            [*command, *overrides],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        done = torchrun("-m", "peftkit", *overrides, cwd=tmp_path, processes=processes)
         assert done.returncode == 0, done.stderr
         (file,) = out.rglob("result.json")
         result = json.loads(file.read_text())

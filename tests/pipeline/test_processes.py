@@ -52,8 +52,8 @@ def processes(rank: int) -> None:
         fail(UserError("locked")) if rank == 0 else nested()
 
 
-def test_an_error_of_one_process_ends_the_block_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run_two(monkeypatch, processes) == [0, 0]
+def test_an_error_of_one_process_ends_the_block_in_all() -> None:
+    assert run_two(processes) == [0, 0]
 
 
 def test_a_single_process_has_no_blocks() -> None:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import random
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +33,6 @@ from peftkit.training.outputs import OutputReader
 BERT = BertConfig(
     vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
 )  # fmt: skip
-ROOT = Path(__file__).resolve().parents[2]
 ADALORA = {"init_r": 4, "target_r": 2, "total_step": 6, "tinit": 1, "tfinal": 2, "deltaT": 1}
 KINDS = ["lora", "adalora", "gradual", "early_stopping", "collator"]
 SAMPLE = 3  # of the images of a kind, in the fast tests
@@ -157,8 +151,8 @@ def test_a_checkpoint_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "flipped": (lambda folder: flip(folder / "adapter_model.safetensors"), "adapter_model.safetensors has another hash"),
-    "torn": (lambda folder: (folder / "scheduler.pt").write_bytes(b"PK"), "scheduler.pt has 2 of "),
+    "flipped": (lambda folder: flip(folder / "adapter_model.safetensors"), "adapter_model.safetensors has another content"),
+    "torn": (lambda folder: (folder / "scheduler.pt").write_bytes(b"PK"), "scheduler.pt has 2 bytes, not "),
     "missing": (lambda folder: (folder / "optimizer.pt").unlink(), "optimizer.pt is missing"),
     "extra": (lambda folder: (folder / "model.safetensors").write_bytes(b"1"), "model.safetensors is not in manifest.json"),
     "earlier": (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json, as those of earlier versions"),
@@ -197,7 +191,7 @@ def test_without_a_whole_checkpoint_training_starts_again(tmp_path: Path, capsys
     flip(folder / "checkpoint-3" / "optimizer.pt")  # of the best epoch
     capsys.readouterr()
     check(outcome(trainer_of("early_stopping", folder), folder), expected, "")
-    reason = "optimizer.pt has another hash"
+    reason = "optimizer.pt has another content than was recorded"
     assert (
         f"!! {folder}: checkpoint-6 is damaged (its best epoch, checkpoint-3: {reason}), checkpoint-3 is damaged "
         f"({reason}); training starts again\n"
@@ -212,7 +206,9 @@ def test_the_best_epoch_is_not_loaded_with_other_weights(tmp_path: Path) -> None
 
     trainer = trainer_of("early_stopping", tmp_path)
     trainer.add_callback(Damage())
-    with pytest.raises(UserError, match=r"checkpoint-3 is damaged \(adapter_model.safetensors has another hash\)"):
+    with pytest.raises(
+        UserError, match=r"checkpoint-3 is damaged \(adapter_model.safetensors has another content than was recorded\)"
+    ):
         training.fit(trainer, tmp_path)
 
 
@@ -265,38 +261,3 @@ def test_a_disk_that_is_full_leaves_nothing_of_the_checkpoint(tmp_path: Path, mo
     with pytest.raises(OSError, match="No space left"):
         training.fit(trainer_of("lora", tmp_path), tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_two_processes_go_on_from_what_a_kill_leaves(tmp_path: Path) -> None:
-    def run(name: str, *images: Path) -> dict[str, Any]:
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", __file__, str(tmp_path / name)]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),
-            "OMP_NUM_THREADS": "1",
-        }
-        subprocess.run([*command, *map(str, images)], cwd=ROOT, check=True, env=environment)
-        return torch.load(tmp_path / f"{name}.pt", weights_only=False)  # type: ignore[no-any-return]
-
-    expected = run("whole", tmp_path / "images")
-    images = pickle.loads((tmp_path / "images").read_bytes())
-    assert any("rng_state_1.pth" in name for image in images for name in image.content)
-    for image in random.Random(1).sample(images, 4):
-        image.write(tmp_path / "killed")
-        check(run("killed"), expected, image.operation)
-
-
-def train_here(folder: str, images: str | None = None) -> None:
-    """Train as one of two processes; the first one writes what it ended with, and images of the folder."""
-    trainer, is_first = trainer_of("lora", Path(folder), per_device_train_batch_size=2), os.environ["RANK"] == "0"
-    with CrashImages(Path(folder)) if images and is_first else nullcontext() as recorded:
-        found = outcome(trainer, Path(folder))
-    if is_first:
-        torch.save(found, f"{folder}.pt")
-        if images:
-            Path(images).write_bytes(pickle.dumps(recorded.images))  # type: ignore[union-attr]
-
-
-if __name__ == "__main__":
-    train_here(*sys.argv[1:])

@@ -220,7 +220,7 @@ def test_group_dro_is_the_algorithm_of_the_paper(tmp_path: Path, size: int, step
 def test_two_processes_train_as_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Callable[[Path], None]
 ) -> None:
-    assert run_two(monkeypatch, lambda rank: check(tmp_path)) == [0, 0]
+    assert run_two(lambda rank: check(tmp_path)) == [0, 0]
 
 
 def test_losses_are_those_of_the_heads_of_transformers() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,10 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers.two_processes import torchrun
 
 Overrides = Callable[..., list[str]]
 pytestmark = pytest.mark.slow
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 # fails in the process and the run that the environment names
 TRACKER = """
 import os, signal, time
@@ -39,21 +38,9 @@ class Fail(TrainerCallback):
 """
 
 
-def launch(arguments: list[str], cwd: Path, processes: int = 2, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
-    command = (
-        [*command, "-m", "peftkit", *arguments] if processes > 1 else [sys.executable, "-m", "peftkit", *arguments]
-    )
-    return subprocess.Popen(
-        command, cwd=cwd, env={**os.environ, **ENVIRONMENT, **environment}, stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
 def run(arguments: list[str], cwd: Path, processes: int = 2, **environment: str) -> tuple[int, str]:
-    process = launch(arguments, cwd, processes, **environment)
-    _, stderr = process.communicate(timeout=300)
-    return process.returncode, stderr
+    done = torchrun("-m", "peftkit", *arguments, cwd=cwd, processes=processes, **environment)
+    return done.returncode, done.stderr
 
 
 def results(folder: Path) -> list[dict[str, Any]]:

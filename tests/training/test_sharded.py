@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 import torch
 from helpers import commands
 from helpers.commands import check
+from helpers.two_processes import torchrun
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -27,10 +25,8 @@ Overrides = Callable[..., list[str]]
 CONFIGS = sorted((conf_folder() / "accelerate").glob("*.yaml"))
 
 
-def torchrun(*arguments: str) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+def run(*arguments: str) -> None:
+    done = torchrun("-m", *arguments, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -49,8 +45,8 @@ def test_a_sharded_run_is_the_run_of_two_processes_and_whole_on_disk(
             f"vocab={commands.run(['job=extend', *base, f'extend.terms={tmp_path}/terms.txt', f'out={tmp_path}'])}"
         )
     overrides = [each for each in tiny(model, *more) if not each.startswith("out=")]
-    torchrun("helpers.sharded_run", str(tmp_path / "seen.json"), *overrides, f"out={tmp_path}/sharded")
-    torchrun("peftkit", *overrides, f"out={tmp_path}/plain")
+    run("helpers.sharded_run", str(tmp_path / "seen.json"), *overrides, f"out={tmp_path}/sharded")
+    run("peftkit", *overrides, f"out={tmp_path}/plain")
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert seen["whole"] == [] and 0.4 < seen["local"] / seen["total"] < 0.6
     folder, (plain,) = Path(seen["folder"]), (file.parent for file in (tmp_path / "plain").rglob("result.json"))

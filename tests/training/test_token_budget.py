@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers.interruption import BreakOff
+from helpers.two_processes import run_two
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -24,7 +23,6 @@ from peftkit import training
 from peftkit.data.samplers import TokenBudgetSampler
 from peftkit.training.outputs import OutputReader
 
-ROOT = Path(__file__).parents[2]
 RATE, COUNT, SEED = 0.1, 24, 1
 KINDS = ("classes", "numbers", "tokens", "texts")
 
@@ -146,23 +144,15 @@ def test_an_interrupted_run_goes_on_with_the_same_batches(tmp_path: Path, step: 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_resume(tmp_path: Path) -> None:
-    script = tmp_path / "two.py"
-    script.write_text(
-        "import os, sys, torch\nfrom pathlib import Path\nsys.path[:0] = ['tests', 'tests/training']\n"
-        "import test_token_budget as own\nfrom peftkit import training\n"
-        "rank, steps, name = int(os.environ['RANK']), int(sys.argv[1]), sys.argv[2]\n"
-        f"folder = Path(r'{tmp_path}') / name\n"
-        "trainer = own.trainer('tokens', folder, 2, rank, gradient_accumulation_steps=1, num_train_epochs=2,"
-        " save_strategy='steps', save_steps=1, max_steps=steps)\n"
-        "training.fit(trainer, folder)\n"
-        "if rank == 0: torch.save(own.weights(trainer.model), folder / 'weights.pt')\n",
-        encoding="utf-8",
-    )
-
     def run(steps: int, name: str) -> dict[str, torch.Tensor]:
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(script), str(steps), name]
-        env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-        subprocess.run(command, cwd=ROOT, check=True, env=env)
+        def train(rank: int) -> None:
+            settings = {"gradient_accumulation_steps": 1, "num_train_epochs": 2, "max_steps": steps}
+            one = trainer("tokens", tmp_path / name, 2, rank, **settings, save_strategy="steps", save_steps=1)
+            training.fit(one, tmp_path / name)
+            if rank == 0:
+                torch.save(weights(one.model), tmp_path / name / "weights.pt")
+
+        assert run_two(train) == [0, 0]
         return torch.load(tmp_path / name / "weights.pt")  # type: ignore[no-any-return]
 
     check_update(run(1, "first"), by_hand("tokens", 2))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from helpers.two_processes import run_two
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from transformers import default_data_collator
@@ -23,7 +22,6 @@ from peftkit.training.losses import WeightedCrossEntropy
 
 LABELS = torch.tensor([0, 0, 0, 0, 0, 1, 0, 2, 1, 0, 0, 0])
 WEIGHTS = torch.tensor([0.5, 2.0, 7.0])
-ROOT = Path(__file__).parents[2]
 
 
 class Classifier(nn.Module):
@@ -106,17 +104,11 @@ def test_balanced_sampling_draws_each_class_equally_often() -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    script = tmp_path / "two.py"
-    script.write_text(
-        "import sys, torch\nfrom pathlib import Path\nsys.path.insert(0, 'tests/training')\n"
-        "import test_weighted_loss as own\n"
-        f"weight = own.trained(Path(r'{tmp_path}'), own.WeightedCrossEntropy(own.WEIGHTS), 2, 3)\n"
-        f"torch.save(weight, r'{tmp_path}/weight.pt')\n",
-        encoding="utf-8",
-    )
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(script)],
-        cwd=ROOT, check=True, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
+    def train(rank: int) -> None:
+        weight = trained(tmp_path, WeightedCrossEntropy(WEIGHTS), 2, 3)
+        if rank == 0:
+            torch.save(weight, tmp_path / "weight.pt")
+
+    assert run_two(train) == [0, 0]
     expected = by_hand(nn.CrossEntropyLoss(weight=WEIGHTS))
     torch.testing.assert_close(torch.load(tmp_path / "weight.pt"), expected, rtol=0, atol=1e-6)
