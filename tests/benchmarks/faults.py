@@ -3,7 +3,7 @@
 python tests/benchmarks/faults.py OUT [images|kills|pairs|disks|writes ...] [--kinds lora full] [--kills 100]     # hours; Linux, root
 
 images: what a kill at every file operation of a command leaves of its folder (tests/helpers/crash_images.py): all of most
-kinds, a seeded tenth of prefix and qlora. kills: SIGKILL at random moments, up to three times before the command may end.
+kinds, a seeded tenth of prefix and qlora; the kind torchrun has two processes, both of which are killed. kills: SIGKILL at random moments, up to three times before the command may end.
 pairs: the same command twice at once. disks: file systems of 30 sizes, enlarged before the command is repeated. writes: an
 input/output error at each write of Python code. The last three are those of lora, pairs also of a sweep.
 Each try is stored in OUT/tries.jsonl when it is made, and the same command goes on after those; without faults the tables
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers.disks import remount, small_disk
 from helpers.fork_server import Finished, ForkServer
 from helpers.simultaneous import run_together
-from helpers.unbroken import KINDS, command_of, differences, healed, outcome, record
+from helpers.unbroken import KINDS, Unbroken, differences, outcome
 
 TENTH = ("prefix", "qlora")
 PARTS = ("images", "kills", "pairs", "disks", "writes")
@@ -66,39 +66,32 @@ def tries(given: argparse.Namespace, work: Path, done: set[tuple[str, str, int]]
     checkpoint = tiny_checkpoints(work / "checkpoints", list(sentences(300)))["bert"]
     server = ForkServer(work / "server")
     for kind in given.kinds:
-        folder = work / kind
-        images, expected = record(server, kind, checkpoint, folder)
+        command = Unbroken.record(server, kind, checkpoint, work / kind)
+        images = command.images
         chosen = range(len(images))
         if kind in TENTH:
             chosen = random.Random(0).sample(chosen, -(-len(images) // 10))  # type: ignore[assignment]
         for number in chosen if "images" in given.what else ():
             if ("images", kind, number) not in done:
-                images[number].write(folder / "out")
-                ended, wrong = healed(server, kind, checkpoint, folder, expected)
+                images[number].write(command.out)
+                ended, wrong = command.healed()
                 yield {
                     "what": "images", "kind": kind, "number": number, "of": len(images),
                     "operation": images[number].operation, "seconds": ended.seconds, "wrong": wrong,
                 }  # fmt: skip
-        shutil.rmtree(folder / "out")
-        (folder / "out").mkdir()
-        whole, _ = healed(server, kind, checkpoint, folder, expected)
+        clear(command.out)
+        whole, _ = command.healed()
         others: dict[str, tuple[int, Callable[[int], dict[str, Any]]]] = {
-            "kills": (
-                -(-given.kills // len(given.kinds)),
-                partial(kill, server, kind, checkpoint, folder, expected, whole),
-            ),
-            "pairs": (PAIRS.get(kind, 0), partial(pair, server, kind, checkpoint, folder, expected)),
+            "kills": (-(-given.kills // len(given.kinds)), partial(kill, command, whole.seconds)),
+            "pairs": (PAIRS.get(kind, 0), partial(pair, command)),
         }
         if kind == "lora":
-            others["disks"] = len(SIZES), partial(disk, server, kind, checkpoint, folder, expected)
-            others["writes"] = (
-                writes(server, kind, checkpoint, folder),
-                partial(write, server, kind, checkpoint, folder, expected),
-            )
+            others["disks"] = len(SIZES), partial(disk, command)
+            others["writes"] = writes(command), partial(write, command)
         for what, (count, attempt) in others.items():
             for number in range(count) if what in given.what else ():
                 if (what, kind, number) not in done:
-                    clear(folder / "out")
+                    clear(command.out)
                     yield {"what": what, "kind": kind, "number": number, "of": count, **attempt(number)}
     server.close()
 
@@ -108,67 +101,52 @@ def clear(out: Path) -> None:
     out.mkdir()
 
 
-def kill(
-    server: ForkServer,
-    kind: str,
-    checkpoint: Path,
-    folder: Path,
-    expected: dict[str, Any],
-    whole: Finished,
-    number: int,
-) -> dict[str, Any]:
-    """Kill a command at one to three random moments, then let it end."""
-    generator, out = random.Random(f"{kind} {number}"), folder / "out"
-    moments = [generator.uniform(0.02, whole.seconds) for _ in range(generator.randint(1, 3))]
-    codes = [server.run(command_of(kind, checkpoint, out), folder, limit=moment).code for moment in moments]
-    ended, wrong = healed(server, kind, checkpoint, folder, expected)
+def kill(command: Unbroken, seconds: float, number: int) -> dict[str, Any]:
+    """Kill a command at one to three random moments of its seconds, then let it end."""
+    generator = random.Random(f"{command.kind} {number}")
+    moments = [generator.uniform(0.02, seconds) for _ in range(generator.randint(1, 3))]
+    codes = [command.run(limit=moment).code for moment in moments]
+    ended, wrong = command.healed()
     wrong += [f"killed, exit code {code}" for code in codes if code not in (0, -9)]
     return {"killed": sum(code == -9 for code in codes), "seconds": ended.seconds, "wrong": wrong}
 
 
-def pair(
-    server: ForkServer, kind: str, checkpoint: Path, folder: Path, expected: dict[str, Any], number: int
-) -> dict[str, Any]:
+def pair(command: Unbroken, number: int) -> dict[str, Any]:
     """Start a command twice, up to two seconds apart."""
-    command = command_of(kind, checkpoint, folder / "out")
-    ended = run_together(server, folder, (0, command), (random.Random(number).uniform(0, 2), command), limit=600)
+    arguments, second = command.command(), random.Random(number).uniform(0, 2)
+    ended = run_together(command.server, command.folder, (0, arguments), (second, arguments), limit=600)
     trained = sum(" -> " in line for each in ended for line in each.stderr.splitlines() if " on mrpc, " in line)
     wrong = [f"exit code {each.code}: {each.stderr[-500:]}" for each in ended if each.code]
-    wrong += [] if trained == len(expected) else [f"{trained} runs were trained, of {len(expected)}"]
-    return {"wrong": wrong or differences(outcome(folder / "out"), expected)}
+    wrong += [] if trained == len(command.expected) else [f"{trained} runs were trained, of {len(command.expected)}"]
+    return {"wrong": wrong or differences(outcome(command.out), command.expected)}
 
 
-def disk(
-    server: ForkServer, kind: str, checkpoint: Path, folder: Path, expected: dict[str, Any], number: int
-) -> dict[str, Any]:
+def disk(command: Unbroken, number: int) -> dict[str, Any]:
     """Run on a file system of a size that may be too small, then on a larger one."""
-    with small_disk(folder / "out", f"{SIZES[number]}k") as out:
-        first = server.run(command_of(kind, checkpoint, out), folder, limit=600)
+    with small_disk(command.out, f"{SIZES[number]}k") as out:
+        first = command.run()
         remount(out, "size=64m")
-        ended, wrong = healed(server, kind, checkpoint, folder, expected)
+        ended, wrong = command.healed()
     return {"code": first.code, "seconds": ended.seconds, "wrong": told(first, "No space left on device") + wrong}
 
 
-def writes(server: ForkServer, kind: str, checkpoint: Path, folder: Path) -> int:
+def writes(command: Unbroken) -> int:
     """Return the number of writes of a command."""
-    clear(folder / "out")
-    ended = failing(server, kind, checkpoint, folder, -1)
+    clear(command.out)
+    ended = failing(command, -1)
     assert ended.code == 0, ended.output
     return int(ended.stdout.rpartition("writes: ")[2])
 
 
-def failing(server: ForkServer, kind: str, checkpoint: Path, folder: Path, number: int) -> Finished:
-    out = folder / "out"
-    arguments = [str(number), "EIO", str(out), *command_of(kind, checkpoint, out)]
-    return server.run(arguments, folder, limit=600, entry="helpers.disks:fail_at")
+def failing(command: Unbroken, number: int) -> Finished:
+    arguments = [str(number), "EIO", str(command.out), *command.command()]
+    return command.server.run(arguments, command.folder, limit=600, entry="helpers.disks:fail_at")
 
 
-def write(
-    server: ForkServer, kind: str, checkpoint: Path, folder: Path, expected: dict[str, Any], number: int
-) -> dict[str, Any]:
+def write(command: Unbroken, number: int) -> dict[str, Any]:
     """Fail at a write, then at none."""
-    first = failing(server, kind, checkpoint, folder, number)
-    ended, wrong = healed(server, kind, checkpoint, folder, expected)
+    first = failing(command, number)
+    ended, wrong = command.healed()
     return {"code": first.code, "seconds": ended.seconds, "wrong": told(first, "Input/output error") + wrong}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,32 +28,70 @@ KINDS: dict[str, tuple[str, ...]] = {
     "sweep": ("-m", "method=lora,ia3", "seed=0,1", *EPOCHS),
     "prefix": ("method=prefix",),
     "qlora": ("method=qlora",),
+    "torchrun": ("method=lora",),
 }
+TWO_PROCESSES = ("torchrun",)  # kinds
 TIMES = ("seconds", "runtime", "per_second", "_bytes", "latency")  # in names of what differs between repetitions
 LEFT = ("checkpoints", "trials")  # in a run's folder; of no run that has finished
 
 
-def command_of(kind: str, checkpoint: Path, out: Path) -> list[str]:
-    """Return the command of a kind on a tiny BERT; later overrides replace those of the base."""
-    own = KINDS[kind]
-    named = {each.partition("=")[0] for each in own}
-    base = [each for each in BASE if each.partition("=")[0] not in named]
-    return [
-        *own[: own[0] == "-m"],
-        "model=bert",
-        f"model.checkpoint={checkpoint}",
-        *base,
-        *own[own[0] == "-m" :],
-        f"out={out}",
-    ]
+@dataclass(frozen=True)
+class Unbroken:
+    """A command that was not interrupted: what kills at each of its operations leave, and what it ended with."""
+
+    server: ForkServer
+    kind: str
+    checkpoint: Path
+    folder: Path  # of `out`
+    images: list[Image]
+    expected: dict[str, Any]
+
+    @classmethod
+    def record(cls, server: ForkServer, kind: str, checkpoint: Path, folder: Path) -> Unbroken:
+        """Run a command of a kind to its end, with its output in a new folder."""
+        found = cls(server, kind, checkpoint, folder, [], {})
+        found.out.mkdir(parents=True)
+        arguments = [str(folder / "images"), str(found.out), *found.command()]
+        module = "two_processes" if kind in TWO_PROCESSES else "crash_images"
+        ended = server.run(arguments, folder, limit=600, entry=f"helpers.{module}:record")
+        assert ended.code == 0, ended.output
+        found.images.extend(read_images(folder / "images"))
+        found.expected.update(outcome(found.out))
+        return found
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    def command(self) -> list[str]:
+        """Return the command of the kind on a tiny BERT; its own overrides replace those of the base."""
+        own = KINDS[self.kind]
+        named = {each.partition("=")[0] for each in own}
+        base = [each for each in BASE if each.partition("=")[0] not in named]
+        flags = own[: own[0] == "-m"]
+        checkpoint = ("model=bert", f"model.checkpoint={self.checkpoint}")
+        return [*flags, *checkpoint, *base, *own[len(flags) :], f"out={self.out}"]
+
+    def run(self, limit: float = 600) -> Finished:
+        """Run the command once more; it is killed after `limit` seconds."""
+        entry = "helpers.two_processes:main" if self.kind in TWO_PROCESSES else "peftkit.cli:main"
+        return self.server.run(self.command(), self.folder, limit=limit, entry=entry)
+
+    def healed(self) -> tuple[Finished, list[str]]:
+        """Repeat the command; return how it ended, and where its runs differ from those of the unbroken one."""
+        ended = self.run()
+        wrong = [f"exit code {ended.code}: {ended.stderr[-500:]}"] if ended.code else []
+        wrong += ["a traceback"] if "Traceback" in ended.output else []
+        return ended, wrong or differences(outcome(self.out), self.expected)
 
 
 def learned(folder: Path) -> tuple[Any, ...]:
-    """Return what a finished run learned: scores, predictions and weights."""
+    """Return what a finished run learned: scores, counts of its data, predictions and weights."""
     result = json.loads((folder / "result.json").read_text())
     assert result["meta"]["status"] == "finished" and result["gates"]["reload_difference"] == 0
     weights = [file.read_bytes() for file in sorted(folder.rglob("*.safetensors"))]
-    return result["scores"], pq.read_table(folder / "predictions.parquet").to_pydict(), weights
+    assert weights
+    return result["scores"], result["audit"], pq.read_table(folder / "predictions.parquet").to_pydict(), weights
 
 
 def outcome(out: Path) -> dict[str, Any]:
@@ -87,24 +126,3 @@ def differences(found: Any, expected: Any, where: str = "") -> list[str]:
         names = sorted(found.keys() | expected.keys())
         return [each for name in names for each in differences(found.get(name), expected.get(name), f"{where}/{name}")]
     return [] if found == expected else [where]
-
-
-def record(server: ForkServer, kind: str, checkpoint: Path, folder: Path) -> tuple[list[Image], dict[str, Any]]:
-    """Run a command without an interruption; return what kills at each operation leave, and what it ended with."""
-    out = folder / "out"
-    arguments = [str(folder / "images"), str(out), *command_of(kind, checkpoint, out)]
-    out.mkdir(parents=True)
-    ended = server.run(arguments, folder, limit=600, entry="helpers.crash_images:record")
-    assert ended.code == 0, ended.output
-    return read_images(folder / "images"), outcome(out)
-
-
-def healed(
-    server: ForkServer, kind: str, checkpoint: Path, folder: Path, expected: dict[str, Any]
-) -> tuple[Finished, list[str]]:
-    """Repeat a killed command; return how it ended, and where its runs differ from those of an unbroken command."""
-    out = folder / "out"
-    ended = server.run(command_of(kind, checkpoint, out), folder, limit=600)
-    wrong = [f"exit code {ended.code}: {ended.stderr[-500:]}"] if ended.code else []
-    wrong += ["a traceback"] if "Traceback" in ended.output else []
-    return ended, wrong or differences(outcome(out), expected)

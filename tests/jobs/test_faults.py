@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 from helpers.fork_server import ForkServer
-from helpers.unbroken import healed, record
+from helpers.unbroken import Unbroken
 
-SAMPLE = {"lora": 5, "early_stopping": 5, "full": 3, "search": 4, "sweep": 3}  # of what kills leave, twenty in all
+SAMPLE = {
+    "lora": 4,
+    "early_stopping": 4,
+    "full": 3,
+    "search": 3,
+    "sweep": 3,
+    "torchrun": 3,
+}  # of what kills leave, twenty in all
 
 
 @pytest.mark.slow
@@ -17,10 +24,10 @@ SAMPLE = {"lora": 5, "early_stopping": 5, "full": 3, "search": 4, "sweep": 3}  #
 def test_a_killed_command_ends_as_one_that_was_not(
     checkpoints: dict[str, Path], fork_server: ForkServer, tmp_path: Path, kind: str
 ) -> None:
-    images, expected = record(fork_server, kind, checkpoints["bert"], tmp_path)
-    assert {run["status"] for run in expected.values()} == {"finished"}
-    assert not any(run["left"] for run in expected.values())
-    for image in random.Random(0).sample(images, SAMPLE[kind]):
-        image.write(tmp_path / "out")
-        _, wrong = healed(fork_server, kind, checkpoints["bert"], tmp_path, expected)
+    command = Unbroken.record(fork_server, kind, checkpoints["bert"], tmp_path)
+    assert {run["status"] for run in command.expected.values()} == {"finished"}
+    assert not any(run["left"] for run in command.expected.values())
+    for image in random.Random(0).sample(command.images, SAMPLE[kind]):
+        image.write(command.out)
+        _, wrong = command.healed()
         assert not wrong, image.operation

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from helpers import commands
+from helpers.unbroken import learned
 
 from peftkit.config import sharing
 from peftkit.data.formats.base import Format
@@ -16,15 +16,6 @@ from peftkit.pipeline import encoding, sources
 
 Overrides = Callable[..., list[str]]
 METHODS = ("method=lora", "method=ia3", "method=full", "method=prompt")
-
-
-def content(folder: Path) -> tuple:
-    """Return what a run learned: scores, predictions and weights."""
-    result = json.loads((folder / "result.json").read_text())
-    weights = [file.read_bytes() for file in sorted(folder.rglob("*.safetensors"))]
-    table = pq.read_table(folder / "predictions.parquet")
-    assert weights and result["gates"]["reload_difference"] == 0
-    return result["scores"], result["audit"], table.to_pydict(), weights
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> list[None]:
@@ -51,10 +42,10 @@ def test_runs_that_share_equal_runs_alone(tiny: Overrides, monkeypatch: pytest.M
     read = counted(monkeypatch, encoding, "load_task_dataset")
     loaded = counted(monkeypatch, sources, "load_tokenizer")
     encoded = counted(monkeypatch, Format, "encode_training")
-    alone = [content(commands.finetune(*overrides)[0]) for overrides in commands_of_runs]
+    alone = [learned(commands.finetune(*overrides)[0]) for overrides in commands_of_runs]
     assert (len(read), len(loaded), len(encoded)) == (8, 8, 8)
     with sharing():
-        together = [content(commands.finetune(*overrides, "force=true")[0]) for overrides in commands_of_runs]
+        together = [learned(commands.finetune(*overrides, "force=true")[0]) for overrides in commands_of_runs]
     # a prompt leaves fewer positions for the text, so that it has a tokenizer of its own
     assert (len(read), len(loaded), len(encoded)) == (9, 10, 10)
     assert together == alone
