@@ -29,7 +29,7 @@ class Job:
     writes: tuple[str, ...] | Literal["folder"] | None = None
     loads_model: bool = True  # False: it starts without torch
     trains: bool = False  # trains the chosen model, method and task, or plans it
-    one_process: bool = False  # refused under torchrun and accelerate launch
+    several_processes: bool = False  # torchrun and accelerate launch may start it; other jobs are refused there
     generates: bool = True  # False: does not need the data that job=generate makes
     guesses: tuple[str, ...] = ()  # keys that may be missing, as the job finds their values in the data
     default_task: str | None = None  # where task.dataset is set, and neither task nor recipe

@@ -20,6 +20,7 @@ _JOBS = (
         "peftkit.jobs.finetune:finetune",
         keys=_TRAINING,
         trains=True,
+        several_processes=True,
     ),
     Job(
         "plan",
@@ -27,6 +28,7 @@ _JOBS = (
         "peftkit.jobs.plan:make_plan",
         keys=(*_TRAINING, "plan"),
         trains=True,
+        several_processes=True,
     ),
     Job(
         "fetch",
@@ -51,6 +53,7 @@ _JOBS = (
         "peftkit.jobs.evaluate:evaluate",
         reads=("task", "source", "data_root", "train.per_device_eval_batch_size"),
         run="required",
+        several_processes=True,
     ),
     Job(
         "ood",
@@ -60,6 +63,7 @@ _JOBS = (
         keys=("ood",),
         run="required",
         writes=(".json",),
+        several_processes=True,
     ),
     Job(
         "predict",
@@ -71,6 +75,7 @@ _JOBS = (
         runs="optional",
         input="required",
         writes=TABLES,
+        several_processes=True,
     ),
     Job(
         "serve",
@@ -80,7 +85,6 @@ _JOBS = (
         keys=("predict", "serve"),
         run="required",
         runs="optional",
-        one_process=True,
     ),
     Job(
         "chat",
@@ -89,7 +93,6 @@ _JOBS = (
         reads=("task.generation", "seed"),
         keys=("chat",),
         run="required",
-        one_process=True,
     ),
     Job(
         "merge",
@@ -107,7 +110,6 @@ _JOBS = (
         keys=("format", "export"),
         run="required",
         writes="folder",
-        one_process=True,
     ),
     Job(
         "push",
@@ -140,6 +142,7 @@ _JOBS = (
         reads=("source", "data_root"),
         run="required",
         input="optional",
+        several_processes=True,
     ),
     Job(
         "combine",
@@ -150,7 +153,6 @@ _JOBS = (
         ignores="the rest comes from the runs",
         runs="optional",
         input="optional",
-        one_process=True,
     ),
     Job(
         "downstream",
@@ -159,6 +161,7 @@ _JOBS = (
         keys=("generate",),
         run="required",
         trains=True,
+        several_processes=True,
     ),
     Job(
         "continual",
@@ -250,6 +253,7 @@ _JOBS = (
         ignores="it chooses among the runs below out=",
         runs="optional",
         writes=(".zip",),
+        several_processes=True,
     ),
     Job(
         "bench",

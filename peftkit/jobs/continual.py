@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from peftkit.config import RunConfig, TaskConfig, UserError
-from peftkit.config.console import is_main_process, log
+from peftkit.config.console import log
 from peftkit.config.start import continued_config
 from peftkit.jobs.finetune import finetune
 from peftkit.jobs.forgetting import load_scored_examples
@@ -47,10 +47,9 @@ def continual(config: RunConfig, on_start: Callable[[Path], None] | None = None)
     names = [run.config.task.name for run in runs]
     scores = ContinualScores(names, matrix, [task_score(run.record["scores"]) for run in alone])
     folder = _folder(config, names, runs)
-    if is_main_process():
-        _write(config, folder, scores, [*runs, *alone[1:]])
-        print("\n".join(table_lines(scores)))
-        log(f"-> {folder / 'index.html'}, {folder / 'result.json'}")
+    _write(config, folder, scores, [*runs, *alone[1:]])
+    print("\n".join(table_lines(scores)))
+    log(f"-> {folder / 'index.html'}, {folder / 'result.json'}")
     return folder
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from peftkit.config import RunConfig, UserError
-from peftkit.config.console import is_main_process, log
+from peftkit.config.console import log
 from peftkit.data.columns import SUFFIX
 from peftkit.leaderboard.archive import read_parquet
 from peftkit.leaderboard.flips import Flips, ScoreDifference, count_flips, score_difference
@@ -61,8 +61,6 @@ def diff(config: RunConfig) -> None:
     Raises:
         UserError: the runs have other tasks, data or examples.
     """
-    if not is_main_process():
-        return
     found = compare_predictions(*(config.runs or ()))
     _print(found)
     sys.stdout.flush()  # before the messages on stderr

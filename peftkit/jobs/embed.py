@@ -13,7 +13,7 @@ import torch
 from transformers import DataCollatorWithPadding
 
 from peftkit.config import TEXT_FILES, ModelConfig, Refusal, RunConfig, UserError, refusal, refuse
-from peftkit.config.console import is_main_process, log
+from peftkit.config.console import log
 from peftkit.config.files import names_file
 from peftkit.config.source import Source
 from peftkit.data.batches import batch_by_characters, padding_multiple
@@ -58,8 +58,6 @@ def embed(config: RunConfig) -> None:
     Raises:
         UserError: the file cannot be read, the model lacks the layer, or the method does not modify its layers.
     """
-    if not is_main_process():  # one process reads one file
-        return
     started, text = time.perf_counter(), str(config.input)
     file = Path(text) if names_file(text, TEXT_FILES) else None
     embedder = load_embedding_model(config)

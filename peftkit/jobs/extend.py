@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config import Extend, RunConfig, UserError
-from peftkit.config.console import is_main_process, log
+from peftkit.config.console import log
 from peftkit.config.source import Source, fingerprint
 from peftkit.data.batches import batch_by_characters
 from peftkit.data.streaming import corpus_files, stream_documents
@@ -65,8 +65,6 @@ def _extend(config: RunConfig, source: Source, folder: Path) -> None:
     weights = initial_rows(model, extension.tokens, trained_rows, settings.init, config.seed)
     if no_head:  # the output layer is newly initialized: its rows carry no information
         weights = {name: rows for name, rows in weights.items() if name.removeprefix("rest.") == "input"}
-    if not is_main_process():
-        return
     save_rows(folder, vocabulary, weights)
     extension.tokenizer.save_pretrained(str(folder))
     result = {

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from peftkit.compat.hub import NETWORK_ERRORS, download_adapter, download_checkpoint
 from peftkit.config import RunConfig, TaskConfig, UserError, error_summary, kind_of
-from peftkit.config.console import is_main_process, log
+from peftkit.config.console import log
 from peftkit.config.start import found_start, is_hub_id
 from peftkit.config.write_failures import write_failure
 from peftkit.data.tables import local_path, read_tables
@@ -34,7 +34,7 @@ def fetch(config: RunConfig) -> list[Fetched]:
     if config.source == "offline":
         log("nothing needs fetching: source=offline reads what is on this machine")
         return []
-    found = list(_fetched(config)) if is_main_process() else []
+    found = list(_fetched(config))
     for each in found:
         _show(each)
     if found:

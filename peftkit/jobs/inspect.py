@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from peftkit.config import RunConfig, TaskConfig, UserError, kind_of, label_columns
 from peftkit.config.checks.columns import missing_columns
-from peftkit.config.console import is_main_process, log
+from peftkit.config.console import log
 from peftkit.config.files import stem_of
 from peftkit.config.progress import stage
 from peftkit.config.quoting import SHELL, typed
@@ -47,8 +47,6 @@ def inspect(config: RunConfig) -> None:
         UserError: a training run would refuse the data; what was found until then is shown.
     """
     found = inspect_data(config)
-    if not is_main_process():
-        return
     show(found)
     page = Path(config.output or Path(config.out, "inspect", safe_name(found.name), "inspect.html"))
     write_page(render_page(found), page)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config import RunConfig
-from peftkit.config.console import is_main_process, log
+from peftkit.config.console import log
 from peftkit.config.progress import stage
 from peftkit.config.source import Source
 from peftkit.generation import judging
@@ -43,8 +43,6 @@ def judge(config: RunConfig) -> Path:
     model = resolve_generator(config)
     identity, selected = _identity(config, model), pairs[: config.task.max_eval_samples]
     folder = _folder(config, runs, identity, pairs)
-    if not is_main_process():  # under torchrun one process judges
-        return folder
     first, second = [*map(_run_name, runs), REFERENCES][:2]
     result = {"first": first, "second": second, "judge": identity, "of": len(pairs), "asked_for": len(selected)}
     with locked_folder(folder):

@@ -30,8 +30,6 @@ def leaderboard(config: RunConfig) -> None:
     """
     folders = [Path(config.out), *map(Path, config.results or [])]
     target = Path(config.output) if config.output else Path(config.out) / "leaderboard"
-    if not is_main_process():
-        return
     if config.watch:
         from peftkit.jobs.leaderboard_server import watch
 

@@ -3,7 +3,6 @@
 import json
 
 from peftkit.config import RunConfig, UserError, refusal
-from peftkit.config.console import is_main_process
 from peftkit.models import offline
 from peftkit.pipeline.sources import ensure_mini
 
@@ -15,10 +14,9 @@ def pretrain(config: RunConfig) -> None:
         raise UserError(refusal(f"model={config.model.name}: nothing to pretrain", "model=gpt2", "model=t5"))
     folder = ensure_mini(kind)
     entry = json.loads((folder / "pretraining.json").read_text(encoding="utf-8"))
-    if is_main_process():
-        print(
-            f"{kind}: {entry['parameters'] / 1e6:.1f} M parameters, {entry['tokens'] / 1e6:.1f} M tokens",
-            f"held-out loss {entry['held_out_loss']:.3f} nats per token, a unigram model {entry['unigram_loss']:.3f}",
-            f"-> {folder}",
-            sep="\n",
-        )
+    print(
+        f"{kind}: {entry['parameters'] / 1e6:.1f} M parameters, {entry['tokens'] / 1e6:.1f} M tokens",
+        f"held-out loss {entry['held_out_loss']:.3f} nats per token, a unigram model {entry['unigram_loss']:.3f}",
+        f"-> {folder}",
+        sep="\n",
+    )

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from peftkit.config import RunConfig, UserError, is_prompted, kind_of, refusal, refuse
-from peftkit.config.console import is_main_process, log
+from peftkit.config.console import log
 from peftkit.jobs.finetune import log_finished, new_result, write_report
 from peftkit.jobs.stages import finish_run
 from peftkit.methods import count_parameters, merge_adapter
@@ -98,12 +98,11 @@ def _prune(context: RunContext, run: RunResult) -> None:
     log(f"prune {config.prune.heads:.0%} of the heads of {run.folder} -> {folder}")
     result["meta"]["started"] = run_folder.now()
     with recorded_failure(folder, result, context.check_folder):
-        if is_main_process():
-            if config.force:
-                run_folder.delete_files(folder)
-            run_folder.clear_torn(folder)
-            run_folder.write_config(folder, config)
-            run_folder.write_result(folder, result)
+        if config.force:
+            run_folder.delete_files(folder)
+        run_folder.clear_torn(folder)
+        run_folder.write_config(folder, config)
+        run_folder.write_result(folder, result)
         _prune_and_score(context, run)
 
 
@@ -117,14 +116,13 @@ def _prune_and_score(context: RunContext, run: RunResult) -> None:
     before = {"scores": run.record["scores"], **_costs(config, bundle, splits[name])}
     difference = _remove(bundle, context, data.splits[name])
     result["pruning"] |= {"run": run.folder.absolute().name, "before": before}
-    if is_main_process():
-        run_folder.write_result(folder, result)
+    run_folder.write_result(folder, result)
     trainer, file = predictor(config, bundle), folder / "predictions.parquet"
     verify.start_verifier()
     result["scores"], costs = evaluate_splits(config, bundle, trainer, splits, data, file)
-    if config.task.domain is not None and is_main_process():
+    if config.task.domain is not None:
         result["domains"] = domain_record(pq.read_table(file), config.task, data.label_names)
-    artifact = export_artifact(bundle, folder, context.model_source, config.vocab) if is_main_process() else None
+    artifact = export_artifact(bundle, folder, context.model_source, config.vocab)
     gates = verify.verify_run(config, bundle, data.splits[name], folder, data.label_names)
     result["gates"] = gates | {"slicing_difference": difference}
     result["costs"] = run.record["costs"] | costs | _costs(config, bundle, splits[name]) | {"merged_latency_ms": None}

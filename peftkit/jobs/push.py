@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from peftkit.config import RunConfig
-from peftkit.config.console import is_main_process, log
+from peftkit.config.console import log
 from peftkit.leaderboard.costs import amount
 from peftkit.pipeline.hub_repository import check_login, check_repository, compared_base, find_repository, upload
 from peftkit.pipeline.release import hub_base, left_behind, write_release
@@ -30,12 +30,11 @@ def push(config: RunConfig) -> Path:
         WriteError: the Hub does not answer as it should; repeating the command is safe.
     """
     run = RunResult.finished(config.run)
-    if is_main_process():
-        with tempfile.TemporaryDirectory() as scratch, _progress_bars():
-            if config.push.dry_run:
-                _list(config, run, Path(scratch))
-            else:
-                _upload(config, run, Path(scratch))
+    with tempfile.TemporaryDirectory() as scratch, _progress_bars():
+        if config.push.dry_run:
+            _list(config, run, Path(scratch))
+        else:
+            _upload(config, run, Path(scratch))
     return run.folder
 
 

@@ -17,13 +17,12 @@ def report(config: RunConfig) -> Path:
         UserError: the run is not finished, or a file of it cannot be read.
     """
     folder = Path(str(config.run))
-    if is_main_process():
-        with locked_folder(folder):
-            found = make_report(folder)
-            log_warnings(found.warnings)
-            file = found.write()
-        _print_lines(found)
-        log(f"-> {file}")
+    with locked_folder(folder):
+        found = make_report(folder)
+        log_warnings(found.warnings)
+        file = found.write()
+    _print_lines(found)
+    log(f"-> {file}")
     return folder
 
 

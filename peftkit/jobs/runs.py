@@ -14,7 +14,7 @@ from pathlib import Path
 
 from peftkit.config import RunConfig, UserError, refusal
 from peftkit.config.checks.job import AGE, AGE_UNITS, UNFILTERED, has_filter
-from peftkit.config.console import is_main_process, log
+from peftkit.config.console import log
 from peftkit.config.run import Filter
 from peftkit.leaderboard.costs import amount
 from peftkit.leaderboard.rendering import plain
@@ -29,8 +29,6 @@ def show_runs(config: RunConfig) -> None:
     Raises:
         UserError: there is no run, several would be deleted without a filter, or nobody can answer the question.
     """
-    if not is_main_process():
-        return
     top = Path(config.out)
     found = list_runs(top)
     if not found:

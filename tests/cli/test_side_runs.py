@@ -126,12 +126,3 @@ def test_one_run_of_several_processes_has_no_workers(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("WORLD_SIZE", "2")
     (message,) = check(["task=mrpc", "method=lora", "workers=2"])
     assert message == "workers=2 starts a process for each run, but these are 2 processes of one run; drop it"
-
-
-@pytest.mark.parametrize("job", ["chat", "combine", "export", "serve"])
-def test_jobs_of_one_process_are_refused_in_several(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    message = f"job={job} runs in one process; start it without torchrun and accelerate launch"
-    assert message not in check([f"job={job}"])
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert message in check([f"job={job}"])
-    assert not [each for each in check(["task=mrpc", "method=lora"]) if "one process" in each]

@@ -35,7 +35,7 @@ def job_errors(run: RunConfig) -> list[str]:
         *_run_errors(run),
         *messages_of(
             (
-                job.one_process and number_of_processes() > 1,
+                number_of_processes() > 1 and not job.several_processes,
                 f"job={job.name} runs in one process; start it without torchrun and accelerate launch",
             ),
             (job.input == "required" and run.input is None, f"job={job.name} needs input=FILE or input='a text'"),
