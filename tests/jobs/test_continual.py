@@ -100,7 +100,14 @@ def test_a_task_scored_over_its_own_weights_has_the_score_of_its_run(tiny: Overr
     [
         (["job=continual"], "job=continual trains several tasks, in their order; set tasks=[mrpc,rte,stsb]"),
         (["job=continual", "tasks=[mrpc]"], "names one task"),
-        (["job=continual", "tasks=[mrpc,rte]", "task.folds=3"], "job=continual needs the weights of each run"),
+        (
+            ["job=continual", "tasks=[mrpc,rte]", "task.folds=3"],
+            "job=continual needs the weights of each run; drop task.folds",
+        ),
+        (
+            ["job=continual", "tasks=[mrpc,rte]", "task.domain=domain", "domains.leave_out=all"],
+            "job=continual needs the weights of each run; drop domains.leave_out",
+        ),
         (["job=continual", "tasks=[mrpc,rte]", "method=zero_shot", "model=gpt2"], "method=zero_shot trains nothing"),
     ],
 )

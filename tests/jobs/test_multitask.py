@@ -204,6 +204,10 @@ def test_boards_and_lists_show_the_tasks_and_the_run(tiny: Overrides, tmp_path: 
         ("method=lora", "train.save_strategy=steps", "train.save_steps=2"),
         pytest.param(("method=full", "train.save_strategy=steps", "train.save_steps=2"), marks=pytest.mark.slow),
         pytest.param(
+            ("method=lora", "train.save_strategy=steps", "train.save_steps=2", "multitask.tags=true"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             ("method=lora", "early_stopping.patience=5", "multitask.adapter=shared_and_per_task"),
             marks=pytest.mark.slow,
         ),
@@ -283,6 +287,7 @@ def test_methods_and_models_train_on_several_tasks(tiny: Overrides, model: str, 
         ("multitask.mixing=eqal", "multitask.mixing=eqal: unknown value; did you mean multitask.mixing=equal?"),
         ("multitask.weights={cola:2}", "multitask.weights.cola: unknown task"),
         ("multitask.weights={sst2:0}", "multitask.weights.sst2=0: expected a number above 0"),
+        ("method=bag_of_words", "tasks is for methods that train in steps; method=bag_of_words is fitted at once"),
         ("search.lr_multipliers=[1,3]", "a search is for one task"),
         ("trial=true", "trial=true is for one task"),
         ("task.folds=3", "task.folds is for one task"),

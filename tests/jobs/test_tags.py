@@ -114,11 +114,15 @@ def test_a_task_with_a_tag_predicts_and_stands_on_the_board(tiny: Overrides, tmp
     ("overrides", "message"),
     [
         (["model=t5"], "multitask.tags: model=t5 names the task in its text; drop it"),
+        (
+            ["model.pairs=apart"],
+            "multitask.tags would mark the first text of model.pairs=apart only; drop it, or drop model.pairs",
+        ),
         (["method=ia3"], "method=ia3 cannot train the rows of multitask.tags; use method=lora"),
     ],
 )
 def test_tags_that_nothing_reads_are_refused(overrides: list[str], message: str) -> None:
-    found = check(["tasks=[sst2,mrpc]", "multitask.tags=true", *overrides])
+    found = check(["tasks=[rte,mrpc]", "multitask.tags=true", *overrides])
     assert message in " ".join(found)
 
 

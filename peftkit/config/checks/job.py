@@ -111,6 +111,8 @@ def _run_errors(run: RunConfig) -> Iterator[str]:
     job, runs = JOBS[run.job], run.runs
     mixes = runs is not None and job.name == "predict"
     is_single = run.run is not None or len(runs or ()) < 2
+    is_set = {"trial": run.trial, "task.folds": run.task.folds, "domains.leave_out": run.domains.leaves_each_out}
+    without_weights = [f"~{key}" for key, value in is_set.items() if value]
     return messages_of(
         (runs is not None and job.runs == "no", _only("runs", "runs", job.name)),
         (mixes and is_single, refusal("runs= takes two run folders or more, in place of run=", "runs=[DIR,DIR]")),
@@ -132,8 +134,8 @@ def _run_errors(run: RunConfig) -> Iterator[str]:
             refusal("job=continual trains several tasks, in their order", "tasks=[mrpc,rte,stsb]", verb="set"),
         ),
         (
-            job.name == "continual" and (run.trial or run.task.folds is not None),
-            refusal("job=continual needs the weights of each run", "~trial ~task.folds"),
+            job.name == "continual" and without_weights,
+            refusal("job=continual needs the weights of each run", " ".join(without_weights)),
         ),
         (
             job.name == "downstream" and run.task.kind == "language_modeling",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from peftkit.config.checks.estimators import estimator_errors
 from peftkit.config.checks.job import job_errors
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.checks.start import start_errors
@@ -30,6 +31,7 @@ def several_task_errors(run: RunConfig) -> list[str]:
     return [
         *job_errors(run),
         *start_errors(run),
+        *estimator_errors(run),
         *(message for check in checks for message in check(run)),
     ]
 
@@ -139,6 +141,14 @@ def _tag_errors(run: RunConfig) -> Iterator[str]:
         (
             run.model.family != SEQ2SEQ and texts,
             refusal(f"multitask.tags is for tasks with a head, and {', '.join(texts)} has none", "~multitask.tags"),
+        ),
+        (
+            run.model.pairs is not None,
+            refusal(
+                f"multitask.tags would mark the first text of model.pairs={run.model.pairs} only",
+                "~multitask.tags",
+                "~model.pairs",
+            ),
         ),
         (
             not method.traits.new_tokens,
