@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftkit.config.checks.run_folders import AGAIN, recorded_config
+from peftkit.config.checks.run_folders import AGAIN, is_foreign_adapter, recorded_config
 from peftkit.config.checks.untrusted import adapter_errors
 from peftkit.config.errors import UserError, error_summary, refusal
 from peftkit.config.families import family_of
@@ -48,6 +48,11 @@ def is_hub_id(start: str) -> bool:
     return HUB_ID.fullmatch(start) is not None and not start.startswith(".") and not exists(start)
 
 
+def is_other_adapter(place: str) -> bool:
+    """Return whether one of runs= is an adapter of another program: of the Hub, or in a folder that is no run."""
+    return is_hub_id(place) or is_foreign_adapter(Path(place))
+
+
 def start_folder(start: str | Path) -> StartFolder | None:
     """Return the folders of a start: a run, its adapter/ or model/, or another adapter; None if it has no weights."""
     folder = Path(start)
@@ -69,15 +74,23 @@ def found_start(start: str, source: str, download: Callable[[str, bool], Path]) 
         UserError: it has no weights, or the Hub has no such adapter.
     """
     if is_hub_id(start):
-        try:
-            folder = download(start, source == "offline" or not hub_is_reachable())
-        except (OSError, ValueError) as error:
-            wrong = f"start={start} is no folder, and neither on the Hub nor in its cache: {error_summary(error)}"
-            raise UserError(f"{wrong}; name a run folder or the folder of an adapter") from error
-        return StartFolder(folder, None, start)
+        return StartFolder(hub_adapter("start", start, source, download), None, start)
     if (found := start_folder(start)) is None:
         raise UserError(refusal(f"start={start} is no run with weights and no adapter", "start=outputs/.../seed-0-..."))
     return found
+
+
+def hub_adapter(key: str, name: str, source: str, download: Callable[[str, bool], Path]) -> Path:
+    """Return the folder of an adapter of the Hub; `key` names it, the rest is as of `found_start`.
+
+    Raises:
+        UserError: the Hub has no such adapter, or does not answer and its cache has none.
+    """
+    try:
+        return download(name, source == "offline" or not hub_is_reachable())
+    except (OSError, ValueError) as error:
+        wrong = f"{key}={name} is no folder, and neither on the Hub nor in its cache: {error_summary(error)}"
+        raise UserError(f"{wrong}; name a run folder or the folder of an adapter") from error
 
 
 def weights_hash(start: StartFolder) -> str:

@@ -5,11 +5,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from peftkit.compat.hub import download_adapter
 from peftkit.config import RunConfig, refuse
-from peftkit.config.checks.run_folders import is_foreign_adapter
+from peftkit.config.checks.start import other_adapter_errors
 from peftkit.config.console import log
 from peftkit.config.source import ADAPTER_FILE, fingerprint
-from peftkit.config.start import base_of
+from peftkit.config.start import base_of, hub_adapter, is_hub_id, is_other_adapter
 from peftkit.config.traits import Traits, traits_of
 from peftkit.data.offline_corpus import documents_fingerprint
 from peftkit.jobs.finetune import describe_scores, log_finished, new_result, write_report
@@ -68,23 +69,25 @@ def _open_runs(config: RunConfig) -> list[WeightedRun]:
     Raises:
         UserError: a run is not finished, or an adapter has another base.
     """
-    folders = [Path(each) for each in config.runs or ()]
-    weights = config.weights or [1.0] * len(folders)
-    found: list[RunResult | None] = [None if is_foreign_adapter(each) else RunResult.finished(each) for each in folders]
+    places = config.runs or []
+    weights = config.weights or [1.0] * len(places)
+    found = [None if is_other_adapter(each) else RunResult.finished(each) for each in places]
     first = next(run for run in found if run is not None)
-    runs = [run or _open_adapter(folder, first, config.source) for folder, run in zip(folders, found, strict=True)]
+    runs = [run or _open_adapter(place, first, config.source) for place, run in zip(places, found, strict=True)]
     return [WeightedRun(run, weight) for run, weight in zip(runs, weights, strict=True)]
 
 
-def _open_adapter(folder: Path, first: RunResult, source: str) -> ForeignAdapter:
+def _open_adapter(place: str, first: RunResult, source: str) -> ForeignAdapter:
     """Return an adapter of another program on the base of a run: by its name, or by the content of its checkpoint."""
+    folder = hub_adapter("runs", place, source, download_adapter) if is_hub_id(place) else Path(place)
+    refuse(*((True, message) for message in other_adapter_errors(folder)))
     name, revision = base_of(folder / ADAPTER_FILE)
     model, base = first.config.model, base_source(first)
     if name not in {base.name, model.checkpoint, run_folder.checkpoint_name(asdict(base))}:
         other = find_model(replace(model, checkpoint=name, revision=revision), source)
-        wrong = f"runs={folder} is an adapter of {name}, {first.folder} of {base.name}; name runs of one base"
+        wrong = f"runs={place} is an adapter of {name}, {first.folder} of {base.name}; name runs of one base"
         refuse((other.revision != base.revision, wrong))
-    return ForeignAdapter(folder, model, base)
+    return ForeignAdapter(folder, place if is_hub_id(place) else folder.absolute().name, model, base)
 
 
 def _new_context(config: RunConfig, runs: Sequence[WeightedRun], target: Target) -> RunContext:
@@ -120,7 +123,7 @@ def _fingerprint(run: RunResult | ForeignAdapter) -> str:
 def _label(each: WeightedRun) -> str:
     """Return the task and the method of a run, with a hash of its settings but the seed: seeds of an entry share it."""
     if isinstance(each.run, ForeignAdapter):
-        return f"{each.run.folder.absolute().name}-{_fingerprint(each.run)[:8]}"
+        return f"{each.run.name}-{_fingerprint(each.run)[:8]}"
     config, record = each.run.config, each.run.record
     settings = run_folder.run_id(replace(config, seed=0), record["audit"]["sources"], _without_artifacts(record))
     return f"{config.task.name}/{config.method.name}-{settings}"
@@ -174,10 +177,10 @@ def _describe(runs: Sequence[WeightedRun], target: Target, found: dict[str, Any]
     """Return `combination` of result.json."""
     norms, rest = found["norms"], {name: value for name, value in found.items() if name != "norms"}
     entries = [
-        {"folder": _short(each.run.folder), "weight": each.weight, "norm": norm, **_properties(each.run)}
+        {"folder": _short(each.run), "weight": each.weight, "norm": norm, **_properties(each.run)}
         for each, norm in zip(runs, norms, strict=True)
     ]
-    heads = [{"folder": _short(run.folder), "weight": weight} for run, weight in target.heads]
+    heads = [{"folder": _short(run), "weight": weight} for run, weight in target.heads]
     return {"runs": entries, "heads": heads, **rest}
 
 
@@ -189,9 +192,11 @@ def _properties(run: RunResult | ForeignAdapter) -> dict[str, Any]:
     return {"task": run.config.task.name, "method": run.config.method.name, "seed": run.config.seed, **costs}
 
 
-def _short(folder: Path) -> str:
-    """Return <task>/<model>/<method>/seed-<n>-<id>, without folders of this machine."""
-    return str(Path(*folder.resolve().parts[-4:]))
+def _short(run: RunResult | ForeignAdapter) -> str:
+    """Return <task>/<model>/<method>/seed-<n>-<id> or the name of an adapter, without folders of this machine."""
+    if isinstance(run, ForeignAdapter) and is_hub_id(run.name):
+        return run.name
+    return str(Path(*run.folder.resolve().parts[-4:]))
 
 
 def _summed_costs(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ class ForeignAdapter:
     """An adapter of another program, on the base of a run: it has a change, but no task to score."""
 
     folder: Path
+    name: str  # on the Hub, or of the folder
     model: ModelConfig  # of the base
     base: Source
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 from helpers import commands
 from helpers.commands import check
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import peftkit
+from peftkit.config import UserError
 from peftkit.data.miniglue import sentences
 from peftkit.results.run_result import RunResult
 
@@ -128,6 +129,37 @@ def test_an_adapter_is_a_run_and_loads_in_plain_peft(
     found = peftkit.predict(folder, ["a fine film"])[0]
     assert found.scores == pytest.approx(logits.tolist(), abs=1e-3) and found.prediction in names
     assert commands.merge(folder)
+
+
+@pytest.mark.slow
+def test_an_adapter_of_the_hub_is_combined_from_its_cache(
+    tiny: Overrides,
+    combine: Callable[..., list[Path]],
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository, commit = tmp_path / "hub" / "models--me--adapter", "0" * 40
+    snapshot = repository / "snapshots" / commit
+    base = AutoModelForSequenceClassification.from_pretrained(checkpoints["bert"])
+    settings = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], init_lora_weights=False)
+    get_peft_model(base, settings).save_pretrained(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    run = train(tiny, "bert", "lora", "sst2")
+    (folder,) = combine([run, Path("me/adapter")], [1, -0.5])
+    (same,) = combine([run, snapshot], [1, -0.5])
+    assert RunResult(folder).record["combination"]["runs"][1]["folder"] == "me/adapter"
+    texts = ["a fine film", "a bad film"]
+    assert peftkit.predict(folder, texts) == peftkit.predict(same, texts)
+    with pytest.raises(UserError, match="runs=me/other is no folder, and neither on the Hub nor in its cache"):
+        combine([run, Path("me/other")], [1, 1])
+    (snapshot / "adapter_model.safetensors").rename(snapshot / "adapter_model.bin")
+    (message,) = check(["job=combine", f"runs=[{run},{snapshot}]", "source=offline"])
+    assert "pickled weights can contain code" in message
 
 
 def test_what_cannot_be_combined_is_refused_in_one_sentence(

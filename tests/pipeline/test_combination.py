@@ -215,7 +215,7 @@ def test_an_adapter_of_plain_peft_combines(trained: Train, checkpoints: dict[str
     plain = AutoModelForSequenceClassification.from_pretrained(checkpoints["bert"], num_labels=3)
     foreign = get_peft_model(plain, LoraConfig(task_type="SEQ_CLS", r=3, target_modules=["query", "dense"]))
     randomize(foreign).save_pretrained(tmp_path)
-    (found,), _ = combined([run, ForeignAdapter(tmp_path, run.config.model, base_source(run))], [1, -1])
+    (found,), _ = combined([run, ForeignAdapter(tmp_path, tmp_path.name, run.config.model, base_source(run))], [1, -1])
     merged = dict(foreign.merge_and_unload().named_parameters())
     before, own = dict(base_of(run).named_parameters()), dict(load_bundle(run).model.named_parameters())
     for name, weight in found.named_parameters():

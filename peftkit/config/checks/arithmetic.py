@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config.checks.rules import messages_of
-from peftkit.config.checks.run_folders import is_foreign_adapter, readable_config
+from peftkit.config.checks.run_folders import readable_config
 from peftkit.config.errors import refusal
 from peftkit.config.json_files import read_json
 from peftkit.config.run import RunConfig, is_prompted
 from peftkit.config.sections import DENSITY_METHODS, LORA_METHODS, SVD
+from peftkit.config.start import is_other_adapter
 
 
 def combine_errors(run: RunConfig) -> list[str]:
@@ -33,7 +34,7 @@ def _weight_errors(run: RunConfig) -> Iterator[str]:
             ),
         ),
         (
-            count and all(is_foreign_adapter(Path(each)) for each in run.runs or ()),
+            count and all(map(is_other_adapter, run.runs or ())),
             "runs= has only adapters of other programs; add a run of peftkit, whose task is scored",
         ),
     )

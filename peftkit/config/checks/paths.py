@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from peftkit.config.checks.rules import messages_of
-from peftkit.config.checks.run_folders import is_foreign_adapter, run_folder_errors
+from peftkit.config.checks.run_folders import run_folder_errors
+from peftkit.config.checks.start import other_adapter_errors
 from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
 from peftkit.config.errors import Refusal, UserError, refusal
 from peftkit.config.files import ending_of, names_file, open_binary, reading
@@ -13,6 +14,7 @@ from peftkit.config.jobs import JOBS
 from peftkit.config.quoting import typed
 from peftkit.config.run import RunConfig
 from peftkit.config.source import PICKLED, checkpoint_folder, pickled_weights
+from peftkit.config.start import is_hub_id, is_other_adapter
 from peftkit.config.suggestions import nearest, with_hint
 from peftkit.paths import dataset_path, exists, is_file, is_folder, is_link, names_in, walk
 
@@ -75,7 +77,8 @@ def _run_folder_errors(run: RunConfig) -> Iterator[str]:
         return
     key, folders = ("run", [run.run]) if run.run is not None else ("runs", run.runs or [])
     for folder in folders:
-        if job.name == "combine" and is_foreign_adapter(Path(folder)):
+        if job.name == "combine" and is_other_adapter(folder):
+            yield from () if is_hub_id(folder) else other_adapter_errors(Path(folder))
             continue
         yield from run_folder_errors(key, Path(folder), loads=job.loads_model and job.name != "judge")
         if job.name not in ("merge", "embed") and is_file(Path(folder) / "vocabulary.json"):

@@ -52,15 +52,20 @@ def _folder_errors(start: str, folder: Path) -> Iterator[str]:
         yield from run_folder_errors("start", run, loads=True)
         yield from _method_errors(run)
         return
+    yield from other_adapter_errors(found.weights)
+
+
+def other_adapter_errors(folder: Path) -> Iterator[str]:
+    """Yield a message for an adapter of another program that cannot be read, or could run code."""
     try:
-        adapter_settings(found.weights)
+        adapter_settings(folder)
     except UserError as error:
         yield error.message
         return
-    weights = found.weights / WEIGHTS_FILE
-    if not is_file(weights) and is_file(found.weights / PICKLED_FILE):
+    weights = folder / WEIGHTS_FILE
+    if not is_file(weights) and is_file(folder / PICKLED_FILE):
         yield (
-            f"{found.weights / PICKLED_FILE} is refused: pickled weights can contain code; if you trust it, load it in "
+            f"{folder / PICKLED_FILE} is refused: pickled weights can contain code; if you trust it, load it in "
             "PEFT and save it again, which writes safetensors"
         )
     elif (reason := safetensors_error(weights)) is not None:
