@@ -226,8 +226,8 @@ class ExampleReader:
             splits, dropped = self.read_all(read, names)
         limits = {name: task.max_train_samples if name == train else task.max_eval_samples for name in wanted}
         splits, others = divide(task, self.domains, splits, is_limited=not search_samples)
-        if self.domains is not None and self.domains.target is not None:
-            limits[str(train)] = None  # `divide` has applied it
+        if self.domains is not None and self.domains.target is not None and train is not None:
+            limits[train] = None  # `divide` has applied it
         if search_samples:
             rest, held_out = self.hold_out(splits[str(train)], search_samples)
             found = {str(train): rest, SEARCH_SPLIT: held_out, **others}

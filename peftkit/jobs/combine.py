@@ -5,6 +5,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from peftkit.compat.hub import download_adapter
 from peftkit.config import RunConfig, refuse
 from peftkit.config.checks.start import other_adapter_errors
@@ -21,6 +23,7 @@ from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import base_source, find_model, run_tokenizer_source, with_eval_settings
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.combination import Combination, ForeignAdapter, Target, WeightedRun, targets_of
+from peftkit.pipeline.domain_scores import domain_record
 from peftkit.pipeline.examples import RunContext, score_reference, score_splits
 from peftkit.pipeline.export import export_artifact
 from peftkit.pipeline.measures import LATENCY_EXAMPLES, measure_latency
@@ -102,7 +105,9 @@ def _new_context(config: RunConfig, runs: Sequence[WeightedRun], target: Target)
         quantization=None, refuses={}, loraplus_lr_ratio=None, paper=PAPER,
         traits=traits_of(lora, {}) if makes_adapter else Traits(trains=False, adapter=False),
     )  # fmt: skip
-    chosen = replace(config, seed=own.seed, model=own.model, task=own.task, train=own.train, method=method)
+    chosen = replace(
+        config, seed=own.seed, model=own.model, task=own.task, domains=own.domains, train=own.train, method=method
+    )
     data = load_scored_examples(config, run)
     sources, recorded = run.record["audit"]["sources"], run.record["run"]["setup"]
     setup = {**execution_setup(chosen, "split" in recorded), "runs": ", ".join(map(_label, runs))}
@@ -155,7 +160,10 @@ def _score_and_verify(context: RunContext, target: Target, bundle: TrainingBundl
     config, folder, result, data = context.config, context.folder, context.result, context.dataset
     verify.start_verifier()
     reference = score_reference(config, context.model_source, data.splits, run_tokenizer_source(target.run))
-    result["scores"], costs = score_splits(config, bundle, data, folder / "predictions.parquet", reference)
+    file = folder / "predictions.parquet"
+    result["scores"], costs = score_splits(config, bundle, data, file, reference)
+    if config.task.domain is not None:
+        result["domains"] = domain_record(pq.read_table(file), config.task, data.label_names)
     artifact = export_artifact(bundle, folder, context.model_source)
     name = config.task.splits["validation"][0]
     result["gates"] = verify.verify_run(config, bundle, data.splits[name], folder, target.run.label_names)

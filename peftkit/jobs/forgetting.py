@@ -153,14 +153,16 @@ def load_scored_examples(config: RunConfig, run: RunResult, trained_on: bool = F
     recorded, task = run.record["audit"]["sources"]["data"], run.config.task
     if not trained_on:
         task = replace(task, splits={**task.splits, "train": None})
-    held_out = (run.config.calibration.holdout, run.config.domains) if trained_on else ()
-    data = load_task_dataset(task, config.data_root, config.source, recorded["revision"], 0, *held_out)
+    held_out = run.config.calibration.holdout if trained_on else None
+    domains = run.config.domains
+    data = load_task_dataset(task, config.data_root, config.source, recorded["revision"], 0, held_out, domains)
     if data.source.revision != recorded["revision"]:
         raise UserError(
             f"{run.folder}: scored on {recorded['name']} {recorded['revision']}, the data is {data.source.name} "
             f"{data.source.revision}; set source= and data_root= as for the run"
         )
-    return data
+    names = {task.splits["train"], *task.splits["validation"]}  # without those of other domains, or of calibration
+    return replace(data, splits={name: table for name, table in data.splits.items() if name in names})
 
 
 def _load(run: RunResult, source: Source) -> tuple[TrainingBundle, PreTrainedModel, str | None]:

@@ -87,12 +87,15 @@ def test_a_combination_is_a_run_and_an_entry_of_the_board(
 def test_one_run_is_interpolated(
     tiny: Overrides, combine: Callable[..., list[Path]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = train(tiny, "gpt2", "lora", "sst2")
+    left_out = "task.shift=[covariate]", "task.domain=domain", "domains.leave_out=forum", "task.max_eval_samples=200"
+    run = train(tiny, "gpt2", "lora", "sst2", *left_out)
     (folder,) = combine([run], [1], "combine.interpolate=[0,0.5,2]")
     record = RunResult(folder).record
+    assert record["domains"]["scores"] == RunResult(run).record["domains"]["scores"]  # of one domain, that is scored
     assert RunResult(folder).scores == RunResult(run).scores and record["gates"]["reload_difference"] < 1e-4
     found = record["forgetting"]
     assert [point["scale"] for point in found["curve"]] == [0, 0.5, 1, 2]
+    assert found["curve"][2]["score"] == RunResult(run).scores["accuracy"]
     assert found["curve"][0]["loss"] == pytest.approx(found["before"], abs=1e-6)
     assert f"+1 x sst2/{run.parents[1].name}/lora/{run.name}" in (folder / "README.md").read_text()
     assert "General loss by scale" in (folder / "report.html").read_text()
