@@ -16,6 +16,7 @@ import wrapt
 if TYPE_CHECKING:
     from peftkit.api import (
         base_checkpoint,
+        combine,
         compare,
         diff,
         embed,
@@ -24,15 +25,17 @@ if TYPE_CHECKING:
         leaderboard,
         load,
         merge,
+        ood,
         plan,
         predict,
+        prune,
         runs,
     )
     from peftkit.config import UserError
 
 __all__ = [
-    "UserError", "base_checkpoint", "compare", "diff", "embed", "evaluate", "finetune", "leaderboard", "load", "merge",
-    "plan", "predict", "runs",
+    "UserError", "base_checkpoint", "combine", "compare", "diff", "embed", "evaluate", "finetune", "leaderboard",
+    "load", "merge", "ood", "plan", "predict", "prune", "runs",
 ]  # fmt: skip
 
 try:

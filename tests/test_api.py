@@ -23,8 +23,8 @@ from peftkit.results.run_folder import PREDICTION_COLUMNS
 from peftkit.results.run_result import RunResult
 
 VERBS = [
-    "base_checkpoint", "compare", "diff", "embed", "evaluate", "finetune", "leaderboard", "load", "merge", "plan",
-    "predict", "runs",
+    "base_checkpoint", "combine", "compare", "diff", "embed", "evaluate", "finetune", "leaderboard", "load", "merge",
+    "ood", "plan", "predict", "prune", "runs",
 ]  # fmt: skip
 TEXT = "cost is ${x}, [a] {b} = 'c'"
 FOLDER = "säße, [a] = {b} 'c' ${d}"  # commas, brackets, equals signs, quotes and non-ASCII letters
@@ -132,6 +132,20 @@ def test_evaluate_merge_and_embed_return_what_they_made(run: RunResult) -> None:
     assert vectors.shape[0] == 2 and np.isfinite(vectors).all()
 
 
+def test_runs_are_combined_pruned_and_tested_on_other_texts(run: RunResult, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run.folder.parents[4]
+    (half,) = peftkit.combine([run], [0.5], source="offline", out=out)
+    assert half.record["combination"]["runs"][0]["weight"] == 0.5 and set(half.scores) == {"accuracy"}
+    pruned = peftkit.prune(run, heads=0.5)
+    assert pruned.costs["total_params"] < run.costs["total_params"] and pruned.folder.parent == run.folder.parent
+    found = peftkit.ood(run, source="offline", **{"ood.shuffle": True})
+    assert set(found.detectors) == {"max_softmax", "energy", "mahalanobis"} and found.file.is_file()
+    assert json.loads(found.file.read_text())["detectors"]["energy"]["auroc"] == found.detectors["energy"].auroc
+    assert capsys.readouterr().out == ""
+    with pytest.raises(peftkit.UserError, match="job=ood needs texts of another kind"):
+        peftkit.ood(run, source="offline")
+
+
 def test_a_plan_is_a_value(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     found = peftkit.plan(**tiny(checkpoints["bert"], tmp_path, method="lora"))
     assert (found.steps, found.examples, found.batch_size) == (2, 16, 8)
@@ -181,6 +195,9 @@ def test_a_wrong_value_is_refused_before_anything_loads(settings: dict[str, Any]
         (lambda: peftkit.embed("a fine film"), "texts='a fine film': expected a list"),
         (lambda: peftkit.embed([5]), "texts=.*: expected a list, each a text"),  # type: ignore[list-item]
         (lambda: peftkit.merge("nope", output=3), "output=3: expected a path"),  # type: ignore[arg-type]
+        (lambda: peftkit.combine("nope"), "runs='nope': expected a list"),
+        (lambda: peftkit.combine(["a", "b"], [1]), "weights= has 1 number for 2 runs"),
+        (lambda: peftkit.prune("nope", heads=2), "prune.heads=2"),
         (lambda: peftkit.load(3), "run=3: expected a run folder"),  # type: ignore[arg-type]
         (lambda: peftkit.load("nope", allow_code="mine"), "allow_code='mine': expected a list"),
         (lambda: peftkit.leaderboard(results="x"), "results='x': expected a list"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from peftkit.jobs.evaluate import Evaluation
+    from peftkit.jobs.ood import OodResult
     from peftkit.results.run_result import RunResult
 
 
@@ -100,6 +101,54 @@ def merge(run: str | Path | RunResult, *, output: str | Path | None = None) -> P
     target = Path(folder, "merged") if output is None else arguments.path("output", output)
     run_for_folder(compose_run({}, job="merge", run=folder, output=str(target)))
     return target
+
+
+def combine(
+    runs: Sequence[str | Path | RunResult], weights: Sequence[float] | None = None, **settings: Any
+) -> list[RunResult]:
+    """Add what runs of one base learned, with signed weights; return a run for each of their tasks.
+
+    Args:
+        runs: runs, and folders or Hub ids of PEFT adapters.
+        weights: of the runs' changes, by default 1 each.
+        settings: such as combine={"method": "ties", "density": 0.2}.
+
+    Raises:
+        UserError: the runs have other bases, or a method that cannot be merged.
+    """
+    from peftkit.jobs.combine import combine_runs
+    from peftkit.results.run_result import RunResult
+
+    folders = [arguments.run_folder(each) for each in arguments.some("runs", runs, "run folder", object)]
+    numbers = None if weights is None else arguments.items("weights", weights, "number")
+    config = compose_run(settings, job="combine", runs=folders, weights=numbers)
+    with with_libraries(config):
+        return [RunResult(each) for each in combine_runs(config)]
+
+
+def prune(run: str | Path | RunResult, *, heads: float, **settings: Any) -> RunResult:
+    """Remove a share of a run's attention heads, the least important ones, and return the smaller run.
+
+    Raises:
+        UserError: the run cannot be merged, or no head can be removed.
+    """
+    from peftkit.results.run_result import RunResult
+
+    folder = arguments.run_folder(run)
+    return RunResult(run_for_folder(compose_run(settings, job="prune", run=folder, **{"prune.heads": heads})))
+
+
+def ood(run: str | Path | RunResult, *, task: str | None = None, **settings: Any) -> OodResult:
+    """Measure how well a run detects texts of another kind: of a task, of `task.dataset`, or with ood.shuffle=True.
+
+    Raises:
+        UserError: the run has no class probabilities, or no texts are named.
+    """
+    from peftkit.jobs.ood import detect
+
+    config = compose_run(settings, task=task, job="ood", run=arguments.run_folder(run))
+    with with_libraries(config):
+        return detect(config)
 
 
 def load(

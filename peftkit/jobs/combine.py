@@ -16,7 +16,7 @@ from peftkit.config.start import base_of, hub_adapter, is_hub_id, is_other_adapt
 from peftkit.config.traits import Traits, traits_of
 from peftkit.data.offline_corpus import documents_fingerprint
 from peftkit.jobs.finetune import describe_scores, log_finished, new_result, write_report
-from peftkit.jobs.forgetting import forgetting, load_scored_examples, read_text
+from peftkit.jobs.forgetting import load_scored_examples, measure_forgetting, print_forgetting, read_text
 from peftkit.jobs.stages import finish_run
 from peftkit.methods import count_parameters
 from peftkit.pipeline import verify
@@ -39,7 +39,15 @@ SCALES = (1.0,)  # of which the general loss is measured, unless combine.interpo
 
 
 def combine(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Path:
-    """Combine runs, and write a run folder for each of their tasks; return the first. Finished ones are skipped.
+    """Combine runs, print their general losses, and return the folder of the first task."""
+    folders = combine_runs(config, on_start)
+    for folder in folders:
+        print_forgetting(folder)
+    return folders[0]
+
+
+def combine_runs(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> list[Path]:
+    """Combine runs, and write a run folder for each of their tasks; return them. Finished ones are skipped.
 
     The loss on general text is measured as by job=forgetting.
 
@@ -63,7 +71,7 @@ def combine(config: RunConfig, on_start: Callable[[Path], None] | None = None) -
                 _combine(context, target, combination)
         _measure_language(config, folder)
         write_report(context)
-    return contexts[0].folder
+    return [context.folder for context in contexts]
 
 
 def _open_runs(config: RunConfig) -> list[WeightedRun]:
@@ -219,4 +227,4 @@ def _measure_language(config: RunConfig, folder: Path) -> None:
     found = RunResult(folder).record["forgetting"] or {"curve": [], "text_revision": None}
     is_same_text = found["text_revision"] == documents_fingerprint(read_text(config)[1])
     if not is_same_text or not {*scales} <= {point["scale"] for point in found["curve"]}:
-        forgetting(replace(config, job="forgetting", run=str(folder)), scales)
+        measure_forgetting(replace(config, job="forgetting", run=str(folder)), scales)

@@ -69,7 +69,22 @@ class TextMeasurement:
         return state_drift(self.states, token_states(model, [ids for ids, _ in self.pairs], BATCH_BLOCKS))
 
 
-def forgetting(config: RunConfig, scales: Sequence[float] = SCALES) -> Path:
+def forgetting(config: RunConfig) -> Path:
+    """Measure a finished run's language modeling, print the table, and return the run folder."""
+    measure_forgetting(config)
+    folder = Path(str(config.run))
+    print_forgetting(folder)
+    return folder
+
+
+def print_forgetting(folder: Path) -> None:
+    """Print what was measured of a run."""
+    if is_main_process():
+        print("\n".join(_table(RunResult(folder).record["forgetting"])))
+        log(f"-> {folder / 'result.json'}")
+
+
+def measure_forgetting(config: RunConfig, scales: Sequence[float] = SCALES) -> None:
     """Measure a finished run's language modeling before and after training and in between; record it in result.json.
 
     Args:
@@ -126,9 +141,6 @@ def forgetting(config: RunConfig, scales: Sequence[float] = SCALES) -> Path:
     if is_main_process():
         with run_folder.updated_result(folder, run.record) as result:
             result["forgetting"] = record
-        print("\n".join(_table(record)))
-        log(f"-> {folder / 'result.json'}")
-    return folder
 
 
 def read_text(config: RunConfig) -> tuple[str, list[str]]:

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from peftkit.config import RunConfig, TaskConfig, UserError, refusal, refuse
 from peftkit.config.checks.columns import missing_split
+from peftkit.config.checks.outside import outside_errors
 from peftkit.config.console import is_main_process, log
 from peftkit.config.quoting import as_override
 from peftkit.config.source import Source
@@ -43,12 +44,35 @@ class OutsideTexts:
     source: Source
 
 
+@dataclass(frozen=True)
+class OodResult:
+    """How well a run detects texts of another kind, by detector; `record` is the content of the file."""
+
+    detectors: dict[str, Detection]
+    record: dict[str, Any]
+    file: Path
+
+
 def ood(config: RunConfig) -> Path:
-    """Measure how well a run detects texts of another kind, print the table, and return the JSON file.
+    """Measure how well a run detects texts of another kind, print the table, and return the JSON file."""
+    found = detect(config)
+    if is_main_process():
+        print("\n".join(_table(found.record)))
+        log(f"-> {found.file}")
+        if not config.output:
+            log(f"job=report run={as_override(found.file.parent)} adds it to report.html")
+    return found.file
+
+
+def detect(config: RunConfig) -> OodResult:
+    """Measure how well a run detects texts of another kind, and write the JSON file.
 
     Raises:
-        UserError: the texts cannot be read or do not fit the run, or its own data differs from that of the run.
+        UserError: no texts are named, they cannot be read or do not fit the run, or its own data differs from that of
+            the run.
     """
+    typed = [each.lstrip("+~").partition("=")[0] for each in config.overrides]
+    refuse(*((True, message) for message in outside_errors("ood", config.ood.shuffle, typed)))
     run = RunResult.finished(config.run)
     trained = with_eval_settings(config, run.config)
     data = load_scored_examples(config, run, trained_on=True)
@@ -85,11 +109,7 @@ def ood(config: RunConfig) -> Path:
     if is_main_process():
         with locked_file(file):
             run_folder.write_text(file, json.dumps(record, indent=1) + "\n")
-        print("\n".join(_table(record)))
-        log(f"-> {file}")
-        if not config.output:
-            log(f"job=report run={as_override(run.folder)} adds it to report.html")
-    return file
+    return OodResult(found, record, file)
 
 
 def _texts_of_task(config: RunConfig, run: RunResult) -> OutsideTexts:
