@@ -65,6 +65,10 @@ def _new_context(config: RunConfig, run: RunResult) -> RunContext:
     refuse(
         (is_prompted(trained), f"{run.folder}: no weights were trained; prune a run of another method"),
         (
+            trained.method.traits.has_own_model,
+            f"{run.folder}: method={trained.method.name} has no attention heads; prune a run of another method",
+        ),
+        (
             kind.loss is not None,
             f"job=prune needs the model's own loss, and task={trained.task.name} trains by {kind.loss}; "
             "prune a run of another kind of task",

@@ -105,6 +105,9 @@ def test_a_pruned_run_is_scored_loaded_predicted_trained_and_pruned_again(tiny: 
     board = peftkit.leaderboard(tmp_path / "outputs").to_pandas()
     assert sum("prune.heads=0.25" in settings for settings in board["settings"]) == 1  # beside the run itself
     assert pruned(folder, "prune.heads=0.25")[0] == found  # finished already
+    (message,) = check(["task=rte", f"start={found}", "source=offline"])
+    wrong = f"start={found} has fewer attention heads than its base"
+    assert message == f"{wrong}; use model.checkpoint={found} and drop start"
 
 
 @pytest.mark.slow
@@ -148,6 +151,11 @@ def test_runs_without_heads_to_remove_are_refused(tiny: Overrides) -> None:
     (folder,) = commands.finetune(*tiny("gpt2", "task=mrpc", "method=zero_shot", FP32))
     with pytest.raises(UserError, match="no weights were trained"):
         pruned(folder, "prune.heads=0.5")
+    (folder,) = commands.finetune(*tiny("bert", "task=mrpc", "method=bag_of_words", FP32))
+    with pytest.raises(UserError, match="method=bag_of_words has no attention heads; prune a run of another method"):
+        pruned(folder, "prune.heads=0.5")
+    (message,) = check(["job=combine", f"runs=[{folder}]", "source=offline"])
+    assert "has a model of its own, which is no change of a base" in message
     (folder,) = commands.finetune(*tiny("smollm2", "task=mrpc", "method=lora", FP32))
     with pytest.raises(UserError, match="one group of heads"):
         pruned(folder, "prune.heads=0.5")

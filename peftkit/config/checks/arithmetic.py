@@ -94,6 +94,15 @@ def _run_errors(known: list[tuple[Path, RunConfig]]) -> Iterator[str]:
         yield from messages_of(
             (is_prompted(config), f"runs={folder}: no weights were trained; name another run"),
             (config.tasks is not None, f"runs={folder} has several tasks; name runs of one task each"),
+            (
+                config.prune.heads is not None,
+                f"runs={folder} has fewer attention heads than its base; name the run that it was pruned from",
+            ),
+            (
+                config.method.traits.has_own_model,
+                f"runs={folder}: method={config.method.name} has a model of its own, which is no change of a base; "
+                "name another run",
+            ),
             (config.vocab is not None, f"runs={folder} has tokens that its base lacks (vocab=); name another run"),
             (
                 not is_prompted(config) and not config.method.traits.mergeable,

@@ -86,6 +86,14 @@ def _method_errors(folder: Path) -> Iterator[str]:
             f"start={folder} is a trial, which keeps no model; name a run",
         ),
         (
+            config.prune.heads is not None,
+            refusal(f"start={folder} has fewer attention heads than its base", f"model.checkpoint={folder} ~start"),
+        ),
+        (
+            config.method.traits.estimator,
+            refusal(f"start={folder} is of method={config.method.name}, which is fitted at once", "~start"),
+        ),
+        (
             not config.trial and not config.method.traits.trains,
             refusal(f"start={folder} is of method={config.method.name}, which trained no weights", "~start"),
         ),
