@@ -18,6 +18,7 @@ from peftkit.data.offline_corpus import documents_fingerprint
 from peftkit.jobs.finetune import describe_scores, log_finished, new_result, write_report
 from peftkit.jobs.forgetting import load_scored_examples, measure_forgetting, print_forgetting, read_text
 from peftkit.jobs.stages import finish_run
+from peftkit.leaderboard.scale_plot import write_scale_plot
 from peftkit.methods import count_parameters
 from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import base_source, find_model, run_tokenizer_source, with_eval_settings
@@ -34,6 +35,7 @@ from peftkit.results.run_end import recorded_failure
 from peftkit.results.run_result import RunResult
 
 PAPER = "Ilharco et al. 2023, arXiv:2212.04089"
+PICTURE = "interpolation.png"  # in the run folders
 SUMMED_COSTS = ("trainable_params", "train_seconds")
 SCALES = (1.0,)  # of which the general loss is measured, unless combine.interpolate names others
 
@@ -71,7 +73,20 @@ def combine_runs(config: RunConfig, on_start: Callable[[Path], None] | None = No
                 _combine(context, target, combination)
         _measure_language(config, folder)
         write_report(context)
+    if config.combine.interpolate is not None:
+        _plot(contexts, combination)
     return [context.folder for context in contexts]
+
+
+def _plot(contexts: Sequence[RunContext], combination: Combination) -> None:
+    """Write the curves of all tasks as a picture in the folder of each."""
+    names = [each.config.task.name for each in contexts]
+    unique = [name if names.count(name) == 1 else f"{name}, run {n}" for n, name in enumerate(names, start=1)]
+    found = [RunResult(each.folder).record["forgetting"] for each in contexts]
+    title = _terms(combination)
+    for context in contexts:
+        write_scale_plot(dict(zip(unique, found, strict=True)), title, context.folder / PICTURE)
+    log(f"-> {contexts[0].folder / PICTURE}")
 
 
 def _open_runs(config: RunConfig) -> list[WeightedRun]:
@@ -142,6 +157,11 @@ def _label(each: WeightedRun) -> str:
     return f"{config.task.name}/{config.method.name}-{settings}"
 
 
+def _terms(combination: Combination) -> str:
+    """Return the weighted sum, for the log and the picture."""
+    return " ".join(f"{each.weight:+g} {_label(each)}" for each in combination.runs)
+
+
 def _without_artifacts(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record["run"]["setup"].items() if name != "artifacts"}
 
@@ -149,8 +169,8 @@ def _without_artifacts(record: dict[str, Any]) -> dict[str, Any]:
 def _combine(context: RunContext, target: Target, combination: Combination) -> None:
     """Write the run folder of one target, or record why it failed."""
     config, folder, result = context.config, context.folder, context.result
-    terms = " ".join(f"{each.weight:+g} {_label(each)}" for each in combination.runs)
-    log(f"combine {terms} on {config.task.name}, {context.model_source.name}, seed {config.seed} -> {folder}")
+    where = f"{config.task.name}, {context.model_source.name}, seed {config.seed}"
+    log(f"combine {_terms(combination)} on {where} -> {folder}")
     result["meta"]["started"] = run_folder.now()
     with recorded_failure(folder, result, context.check_folder):
         if config.force:

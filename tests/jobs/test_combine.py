@@ -98,6 +98,7 @@ def test_one_run_is_interpolated(
     assert found["curve"][2]["score"] == RunResult(run).scores["accuracy"]
     assert found["curve"][0]["loss"] == pytest.approx(found["before"], abs=1e-6)
     assert f"+1 x sst2/{run.parents[1].name}/lora/{run.name}" in (folder / "README.md").read_text()
+    assert (folder / "interpolation.png").read_bytes().startswith(b"\x89PNG")
     assert "General loss by scale" in (folder / "report.html").read_text()
     assert combine([run], [1]) == [folder] and "finished already" in capsys.readouterr().err
 
@@ -187,6 +188,7 @@ def test_what_cannot_be_combined_is_refused_in_one_sentence(
     other = copied("other", lambda record: source(record).update(revision="another"))
     short = copied("short", lambda record: config(record)["model"].update(keep_layers=[0]))
     fixed = copied("fixed", lambda record: config(record)["method"]["traits"].update(mergeable=False))
+    pruned = copied("pruned", lambda record: config(record)["prune"].update(heads=0.5))
     failed = copied("failed", lambda record: record["meta"].update(status="failed"))
     for runs, more, sentence in (
         ([lora, lora], ["weights=[1]"], "weights= has 1 number for 2 runs; use weights=[1,1]"),
@@ -197,6 +199,7 @@ def test_what_cannot_be_combined_is_refused_in_one_sentence(
         ([lora, other], [], "name runs of one base"),
         ([lora, short], [], "layers [0]"),
         ([lora, fixed], [], "is no change of the base's weights"),
+        ([lora, pruned], [], "has fewer attention heads than its base; name the run that it was pruned from"),
         ([lora, failed], [], "is failed"),
         ([lora / "adapter"], [], "add a run of peftkit, whose task is scored"),
         ([lora, tmp_path / "none"], [], "contains no result.json"),
