@@ -153,9 +153,14 @@ def start_settings(start: StartFolder, extra: Path | None = None) -> dict[str, A
 
 
 def continued_config(config: RunConfig) -> dict[str, Any]:
-    """Return the settings of a run's method with which its saved weights train: prompt encoders are not saved."""
-    settings = config.method.config
-    return {**settings, "encoder": None} if settings.get("encoder") else dict(settings)
+    """Return the settings of a run's method with which its saved weights train.
+
+    Prompt encoders are not saved. The adapter of one of several tasks has its own ranks and those that all share.
+    """
+    settings = dict(config.method.config)
+    if config.tasks is not None and config.multitask.adapter == "shared_and_per_task":
+        settings |= {name: 2 * settings[name] for name in ("r", "lora_alpha")}
+    return settings | ({"encoder": None} if settings.get("encoder") else {})
 
 
 def vocabulary_of(start: StartFolder, config: RunConfig) -> str | None:

@@ -270,6 +270,24 @@ def test_methods_and_models_train_on_several_tasks(tiny: Overrides, model: str, 
         assert not torch.equal(files[0][name], files[1][name])
 
 
+@pytest.mark.slow
+def test_one_of_several_tasks_starts_another_run_and_is_combined(tiny: Overrides, tmp_path: Path) -> None:
+    overrides = tiny("bert", TWO, "method=lora", "multitask.adapter=shared_and_per_task", "train.bf16=false")
+    folder, _ = finetune(overrides)
+    settings = dict(each.split("=", 1) for each in tiny("bert") if not each.startswith("train."))
+    for key in ("task.max_train_samples", "task.max_eval_samples"):
+        settings[key] = 24  # type: ignore[assignment]
+    run = peftkit.finetune(task="rte", start=folder / "sst2", train={"max_steps": 1}, **settings)
+    found = run.record["run"]["config"]["method"]["config"]
+    assert (found["r"], found["lora_alpha"]) == (16, 32)
+    both = peftkit.combine([folder / "sst2", folder / "stsb"], [1, 0], source="offline", out=tmp_path / "combined")
+    texts = ["a fine film", "a bad film"]
+    expected = [each.scores for each in peftkit.predict(folder / "sst2", texts)]
+    assert [each.scores for each in peftkit.predict(both[0], texts)] == [
+        pytest.approx(each, abs=1e-4) for each in expected
+    ]
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [

@@ -93,7 +93,6 @@ def _run_errors(known: list[tuple[Path, RunConfig]]) -> Iterator[str]:
     for folder, config in dict(known).items():
         yield from messages_of(
             (is_prompted(config), f"runs={folder}: no weights were trained; name another run"),
-            (config.tasks is not None, f"runs={folder} has several tasks; name runs of one task each"),
             (
                 config.prune.heads is not None,
                 f"runs={folder} has fewer attention heads than its base; name the run that it was pruned from",
@@ -103,7 +102,7 @@ def _run_errors(known: list[tuple[Path, RunConfig]]) -> Iterator[str]:
                 f"runs={folder}: method={config.method.name} has a model of its own, which is no change of a base; "
                 "name another run",
             ),
-            (config.vocab is not None, f"runs={folder} has tokens that its base lacks (vocab=); name another run"),
+            (config.vocab is not None, f"runs={folder} has tokens that its base lacks; name another run"),
             (
                 not is_prompted(config) and not config.method.traits.mergeable,
                 f"runs={folder}: method={config.method.name} is no change of the base's weights, which could be added; "
