@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers.config_files import keep_config_files
+
 TESTS = Path(__file__).resolve().parents[1]
 LIMIT = 60.0  # seconds for a command
 MEMORY = 16 * 2**30  # bytes of address space
@@ -144,12 +146,13 @@ def _import_libraries() -> None:
 
 
 def _fill_caches() -> None:
-    """Do once what the libraries keep: Hydra's grammar, the shipped config, the table of renamed weights."""
+    """Do once what the libraries keep: Hydra's grammar and files, the shipped config, the table of renamed weights."""
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     from peftkit.cli.compose import open_composer
     from peftkit.cli.validate import command_errors
 
+    keep_config_files()
     get_checkpoint_conversion_mapping("bert")
     with open_composer(None) as composer:
         command_errors(["task=mrpc", "method=lora"], composer, None, False)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import commands
 from helpers.commands import check
+from helpers.fork_server import ForkServer
 from helpers.scripted_server import serving
 
 from peftkit.config import UserError
@@ -176,7 +177,7 @@ def test_a_local_model_in_four_bits_generates(checkpoints: dict[str, Path], tmp_
     assert json.loads((run(*overrides) / "result.json").read_text())["counts"]["rejected"] > 0
 
 
-def test_a_task_of_a_config_folder_is_an_evaluation_set_by_its_name(tmp_path: Path) -> None:
+def test_a_task_of_a_config_folder_is_an_evaluation_set_by_its_name(fork_server: ForkServer, tmp_path: Path) -> None:
     data = tmp_path / "exam.jsonl"
     data.write_text("".join(json.dumps({"text": f"an exam question {n}", "label": n % 2}) + "\n" for n in range(20)))
     (tmp_path / "task").mkdir()
@@ -189,7 +190,7 @@ def test_a_task_of_a_config_folder_is_an_evaluation_set_by_its_name(tmp_path: Pa
         ]  # fmt: skip
         assert check(overrides, tmp_path) == []
         assert any("generate.decontaminate=exam" in message for message in check(overrides))
-        subprocess.run([sys.executable, "-m", "peftkit", "-cd", str(tmp_path), *overrides], check=True)
+        assert fork_server.run(["-cd", str(tmp_path), *overrides], tmp_path).code == 0
     (file,) = (tmp_path / "out").rglob("result.json")
     (record,) = json.loads(file.read_text())["audit"]["evaluation_sets"]
     assert record["name"] == "exam" and record["rows"] > 0

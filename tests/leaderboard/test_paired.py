@@ -109,8 +109,8 @@ def test_the_bootstrap_agrees_with_scipy() -> None:
     labels, runs = drawn("pearson", 200)
     _, resampled = scores_by_resample(["pearson"], labels, runs[:2], np.full(200, "validation"), 1000)
 
-    def difference(label: Any, one: Any, other: Any) -> Any:
-        return stats.pearsonr(label, one, axis=-1).statistic - stats.pearsonr(label, other, axis=-1).statistic
+    def difference(label: Any, one: Any, other: Any, axis: int) -> Any:  # of all resamples at once
+        return stats.pearsonr(label, one, axis=axis).statistic - stats.pearsonr(label, other, axis=axis).statistic
 
     found = stats.bootstrap(
         (labels, *runs[:2]), difference, paired=True, n_resamples=1000, method="basic", rng=np.random.default_rng(5)
