@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import check, choose
+from helpers.commands import choose
 
+from peftkit.cli.compose import open_composer
+from peftkit.cli.overrides import normalize_override
+from peftkit.cli.validate import command_errors
+
+Errors = Callable[[list[str]], list[str]]
 OWN = ["task=classification", "task.text=[a]", "task.label=b"]
 TENSOR = {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
 
@@ -19,9 +25,18 @@ def safetensors(header: Any = TENSOR, data: bytes = b"0000") -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A run folder with every file that jobs read, without real weights."""
+COMMANDS = (
+    ["job=predict", "run=run", "input=a text"],
+    ["job=evaluate", "run=run"],
+    ["job=merge", "run=run"],
+    ["job=forgetting", "run=run"],
+    ["job=embed", "run=run", "input=a text", "output=x.parquet"],
+    ["task=sst2", "model=minilm", "distill.teacher=run"],
+)
+
+
+@pytest.fixture(scope="module")
+def record() -> str:
     (config,) = choose(["task=sst2", "model=minilm", "method=lora"])
     source = {"kind": "offline", "name": "minilm", "revision": "1", "substituted_for": None}
     record = {
@@ -31,36 +46,38 @@ def folder(tmp_path: Path) -> Path:
         "audit": {"sources": {"model": source, "data": source}, "label_names": ["no", "yes"]},
         "meta": {"seed": 0, "device": "cpu", "status": "finished", "reason": None},
     }
+    return json.dumps(record)
+
+
+@pytest.fixture
+def folder(record: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder "run" with every file that jobs read, without real weights, in the working folder."""
     run = tmp_path / "run"
     (run / "adapter").mkdir(parents=True)
-    (run / "result.json").write_text(json.dumps(record))
+    (run / "result.json").write_text(record)
     (run / "adapter" / "adapter_config.json").write_text("{}")
     (run / "adapter" / "adapter_model.safetensors").write_bytes(safetensors())
+    monkeypatch.chdir(tmp_path)
     return run
 
 
-def commands(folder: Path) -> list[list[str]]:
-    run = f"run={folder}"
-    return [
-        ["job=predict", run, "input=a text"],
-        ["job=evaluate", run],
-        ["job=merge", run],
-        ["job=forgetting", run],
-        ["job=embed", run, "input=a text", "output=x.parquet"],
-        ["task=sst2", "model=minilm", f"distill.teacher={folder}"],
-    ]
+@pytest.fixture(scope="module")
+def errors(record: str) -> Iterator[Errors]:
+    """Return a function that checks a command, each composed once for all run folders (after that of `record`)."""
+    with open_composer(None) as composer:
+        yield lambda command: command_errors([*map(normalize_override, command)], composer, None, True)
 
 
-def test_a_whole_run_folder_is_accepted(folder: Path) -> None:
-    assert [check(command) for command in commands(folder)] == [[]] * 6
+def test_a_whole_run_folder_is_accepted(folder: Path, errors: Errors) -> None:
+    assert [errors(command) for command in COMMANDS] == [[]] * 6
 
 
 @pytest.mark.parametrize("name", ["adapter/merges.txt", "adapter/adapter_model.safetensors", "rows.safetensors"])
-def test_a_pipe_is_refused_and_not_read(folder: Path, name: str) -> None:
+def test_a_pipe_is_refused_and_not_read(folder: Path, errors: Errors, name: str) -> None:
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
-    for command in commands(folder):
-        assert any(f"{folder / name} cannot be read: not a regular file; " in message for message in check(command))
+    for command in COMMANDS:
+        assert any(f"run/{name} cannot be read: not a regular file; " in message for message in errors(command))
 
 
 DAMAGE: dict[str, tuple[str, bytes | None, str]] = {
@@ -90,13 +107,15 @@ DAMAGE: dict[str, tuple[str, bytes | None, str]] = {
 
 
 @pytest.mark.parametrize(("name", "content", "message"), DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_file_is_named_by_every_job(folder: Path, name: str, content: bytes | None, message: str) -> None:
+def test_a_damaged_file_is_named_by_every_job(
+    folder: Path, errors: Errors, name: str, content: bytes | None, message: str
+) -> None:
     (folder / name).unlink(missing_ok=True)
     if content is not None:
         (folder / name).write_bytes(content)
-    for command in commands(folder):
-        errors = check(command)
-        assert any(message in error for error in errors), (command, errors)
+    for command in COMMANDS:
+        found = errors(command)
+        assert any(message in error for error in found), (command, found)
 
 
 CHANGED: dict[str, tuple[str, Any, str]] = {
@@ -111,7 +130,7 @@ CHANGED: dict[str, tuple[str, Any, str]] = {
 
 
 @pytest.mark.parametrize(("key", "value", "message"), CHANGED.values(), ids=CHANGED)
-def test_a_wrong_field_of_a_result_is_named(folder: Path, key: str, value: Any, message: str) -> None:
+def test_a_wrong_field_of_a_result_is_named(folder: Path, errors: Errors, key: str, value: Any, message: str) -> None:
     record = json.loads((folder / "result.json").read_text())
     *above, last = key.split("/")
     place = record
@@ -119,17 +138,17 @@ def test_a_wrong_field_of_a_result_is_named(folder: Path, key: str, value: Any, 
         place = place[part]
     place[last] = value
     (folder / "result.json").write_text(json.dumps(record))
-    (error,) = check(["job=predict", f"run={folder}", "input=a text"])
+    (error,) = errors(COMMANDS[0])
     assert message in error
 
 
-def test_a_pipe_or_a_device_is_not_read(folder: Path, tmp_path: Path) -> None:
+def test_a_pipe_or_a_device_is_not_read(folder: Path, errors: Errors, tmp_path: Path) -> None:
     (folder / "result.json").unlink()
     os.mkfifo(folder / "result.json")
-    (error,) = check(["job=predict", f"run={folder}", "input=a text"])
+    (error,) = errors(COMMANDS[0])
     assert "contains no result.json" in error
     os.mkfifo(tmp_path / "train.jsonl")
-    (error,) = check([*OWN, f"task.dataset={tmp_path}/train.jsonl"])
+    (error,) = errors([*OWN, f"task.dataset={tmp_path}/train.jsonl"])
     assert "is a pipe" in error
 
 
@@ -154,6 +173,6 @@ PLACES = {
 
 
 @pytest.mark.parametrize(("command", "message"), PLACES.items(), ids=lambda text: text[:40])
-def test_a_path_that_cannot_be_used_is_refused(command: str, message: str) -> None:
-    errors = check(command.replace("'a text'", "text").split())
-    assert any(message in error for error in errors), errors
+def test_a_path_that_cannot_be_used_is_refused(errors: Errors, command: str, message: str) -> None:
+    found = errors(command.replace("'a text'", "text").split())
+    assert any(message in error for error in found), found
