@@ -7,10 +7,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from peftkit import training
 from peftkit.compat.hub import download_adapter
-from peftkit.config import RunConfig, refuse
+from peftkit.config import RunConfig, UserError, refuse
 from peftkit.config.checks.start import other_adapter_errors
 from peftkit.config.console import log
+from peftkit.config.quoting import as_override
 from peftkit.config.source import ADAPTER_FILE, fingerprint
 from peftkit.config.start import base_of, hub_adapter, is_hub_id, is_other_adapter
 from peftkit.config.traits import Traits, traits_of
@@ -180,16 +182,20 @@ def _combine(context: RunContext, target: Target, combination: Combination) -> N
         run_folder.write_result(folder, result)
         bundle, found = combination.bundle(target)
         result["combination"] = _describe(combination.runs, target, found)
-        _score_and_verify(context, target, bundle)
+        _score_and_verify(context, target, bundle, combination)
     log(f"   {describe_scores(result)}")
 
 
-def _score_and_verify(context: RunContext, target: Target, bundle: TrainingBundle) -> None:
+def _score_and_verify(context: RunContext, target: Target, bundle: TrainingBundle, combination: Combination) -> None:
     config, folder, result, data = context.config, context.folder, context.result, context.dataset
     verify.start_verifier()
     reference = score_reference(config, context.model_source, data.splits, run_tokenizer_source(target.run))
     file = folder / "predictions.parquet"
-    result["scores"], costs = score_splits(config, bundle, data, file, reference)
+    try:
+        result["scores"], costs = score_splits(config, bundle, data, file, reference)
+    except training.NonFiniteScoresError as error:
+        given = as_override([each.weight for each in combination.runs])
+        raise UserError(f"weights={given} give a model whose scores are NaN or inf; use smaller ones") from error
     if config.task.domain is not None:
         result["domains"] = domain_record(pq.read_table(file), config.task, data.label_names)
     artifact = export_artifact(bundle, folder, context.model_source)

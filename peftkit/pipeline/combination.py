@@ -81,7 +81,10 @@ class Target:
 
 
 def targets_of(runs: Sequence[WeightedRun]) -> list[Target]:
-    """Return what a combination is scored on: each run, or together all runs of a task whose weights add up to 1."""
+    """Return what a combination is scored on: each run, or together all runs of a task whose weights add up to 1.
+
+    Runs that were scored on other domains of a task are not together.
+    """
     distinct: dict[Path, HeadShare] = {}
     for each in runs:
         if isinstance(each.run, RunResult):
@@ -89,8 +92,10 @@ def targets_of(runs: Sequence[WeightedRun]) -> list[Target]:
             distinct[key] = HeadShare(each.run, each.weight + (distinct[key].weight if key in distinct else 0.0))
     groups: dict[Any, list[HeadShare]] = {}
     for share in distinct.values():
-        data = share.run.record["audit"]["sources"]["data"]["revision"]
-        groups.setdefault((share.run.config.task.name, tuple(share.run.label_names or ()), data), []).append(share)
+        config, data = share.run.config, share.run.record["audit"]["sources"]["data"]["revision"]
+        domains = (config.task.domain, config.domains.scored, *(config.task.shift or ()))
+        task = (config.task.name, tuple(share.run.label_names or ()), data, domains)
+        groups.setdefault(task, []).append(share)
     found = []
     for members in groups.values():
         heads = tuple(share for share in members if share.weight)

@@ -7,6 +7,7 @@ from peftkit.training.callbacks import SparseCheckpointsCallback
 from peftkit.training.domains import DomainAdversarialLoss, DomainConfusionLoss, DomainLoss, GroupDROLoss
 from peftkit.training.loop import (
     ModelScores,
+    NonFiniteScoresError,
     TrainingSummary,
     batch_scores,
     fast_steps,
@@ -45,6 +46,7 @@ __all__ = [
     "ModelScores",
     "MultiTaskModel",
     "MultiTaskTrainer",
+    "NonFiniteScoresError",
     "OutputReader",
     "ScoringTrainer",
     "SparseCheckpointsCallback",

@@ -183,6 +183,10 @@ def used_memory() -> int | None:
         return peak()
 
 
+class NonFiniteScoresError(ValueError):
+    """The scores of a model contain NaN or inf."""
+
+
 def predict_scores(
     trainer: Trainer, examples: Dataset, lengths: Sequence[int] | np.ndarray, name: str = "scoring"
 ) -> ModelScores:
@@ -211,7 +215,7 @@ def predict_scores(
     finally:
         trainer.compute_metrics = metrics
     if not np.isfinite(scores).all():
-        raise ValueError("training diverged: logits contain NaN or inf; set a lower train.learning_rate")
+        raise NonFiniteScoresError("training diverged: logits contain NaN or inf; set a lower train.learning_rate")
     restored = np.empty_like(scores)
     restored[order] = scores
     return ModelScores(restored, seconds, peak())

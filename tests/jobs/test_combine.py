@@ -76,6 +76,8 @@ def test_a_combination_is_a_run_and_an_entry_of_the_board(
     combine(runs[0], [1, 1])
     labels = {each.settings.partition("]")[0] for each in peftkit.leaderboard(tmp_path / "combined").entries}
     assert {"weights=[1, -0.5", "weights=[1, 1"} <= {label.replace(".0", "") for label in labels}
+    with pytest.raises(UserError, match="give a model whose scores are NaN or inf; use smaller ones"):
+        combine(runs[0], [1e308, 1])
     nested, _ = combine([found[0], runs[0][1]], [1, 0.5])  # a combination has a change too: this removes -0.5
     texts = ["a fine film", "a bad film"]
     expected = [each.scores for each in peftkit.predict(runs[0][0], texts)]  # in bf16
@@ -202,6 +204,7 @@ def test_what_cannot_be_combined_is_refused_in_one_sentence(
         ([lora, pruned], [], "has fewer attention heads than its base; name the run that it was pruned from"),
         ([lora, failed], [], "is failed"),
         ([lora / "adapter"], [], "add a run of peftkit, whose task is scored"),
+        ([Path("me/adapter")], [], "has only adapters of other programs, of folders or by their names on the Hub"),
         ([lora, tmp_path / "none"], [], "contains no result.json"),
         ([lora], ["method=ia3"], "job=combine ignores method=ia3: the rest comes from the runs"),
     ):

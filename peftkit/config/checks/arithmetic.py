@@ -35,7 +35,8 @@ def _weight_errors(run: RunConfig) -> Iterator[str]:
         ),
         (
             count and all(map(is_other_adapter, run.runs or ())),
-            "runs= has only adapters of other programs; add a run of peftkit, whose task is scored",
+            "runs= has only adapters of other programs, of folders or by their names on the Hub; "
+            "add a run of peftkit, whose task is scored",
         ),
     )
 
