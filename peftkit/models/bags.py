@@ -97,6 +97,9 @@ class BagOfWordsForSequenceClassification(BagClassifier):
     def build(self, config: BagConfig) -> None:
         self.document_weights = nn.Parameter(torch.ones(config.vocab_size))
 
+    def get_input_embeddings(self) -> None:  # type: ignore[override]
+        """Return None: it has none."""
+
     def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         weights = self.document_weights
         counts = weights.new_zeros(len(input_ids), len(weights))

@@ -139,6 +139,12 @@ def test_the_words_are_those_of_scikit_learn() -> None:
     assert len(word_tokenizer(["b b b aa aa cc"] * 2, 1)) == 4
 
 
+@pytest.mark.parametrize("method", ["bag_of_words", pytest.param("mean_embedding", marks=pytest.mark.slow)])
+def test_a_plan_has_one_fit_and_no_steps(tiny: Overrides, method: str) -> None:
+    (plan,) = commands.plan(*tiny("bert", "task=sst2", f"method={method}"))
+    assert (plan.steps, plan.epochs) == (0, 1) and plan.parameters.trainable > 0
+
+
 def test_a_search_tries_as_many_penalties_as_others_try_rates() -> None:
     def penalties(*overrides: str) -> list[float]:
         (run,) = choose(["task=sst2", "model=minilm", "source=offline", *overrides])
