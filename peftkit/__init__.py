@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         diff,
         embed,
         evaluate,
+        export,
         finetune,
         leaderboard,
         load,
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
         plan,
         predict,
         prune,
+        push,
         runs,
     )
     from peftkit.config import UserError
 
 __all__ = [
-    "UserError", "base_checkpoint", "combine", "compare", "diff", "embed", "evaluate", "finetune", "leaderboard",
-    "load", "merge", "ood", "plan", "predict", "prune", "runs",
+    "UserError", "base_checkpoint", "combine", "compare", "diff", "embed", "evaluate", "export", "finetune",
+    "leaderboard", "load", "merge", "ood", "plan", "predict", "prune", "push", "runs",
 ]  # fmt: skip
 
 try:

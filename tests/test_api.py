@@ -23,8 +23,8 @@ from peftkit.results.run_folder import PREDICTION_COLUMNS
 from peftkit.results.run_result import RunResult
 
 VERBS = [
-    "base_checkpoint", "combine", "compare", "diff", "embed", "evaluate", "finetune", "leaderboard", "load", "merge",
-    "ood", "plan", "predict", "prune", "runs",
+    "base_checkpoint", "combine", "compare", "diff", "embed", "evaluate", "export", "finetune", "leaderboard", "load",
+    "merge", "ood", "plan", "predict", "prune", "push", "runs",
 ]  # fmt: skip
 TEXT = "cost is ${x}, [a] {b} = 'c'"
 FOLDER = "säße, [a] = {b} 'c' ${d}"  # commas, brackets, equals signs, quotes and non-ASCII letters

@@ -6,11 +6,24 @@ command line: `train={"num_train_epochs": 1}`, `search={"lr_multipliers": [0.3, 
 """
 
 from peftkit.api.boards import diff, leaderboard, runs
-from peftkit.api.finished import Prediction, base_checkpoint, combine, embed, evaluate, load, merge, ood, predict, prune
+from peftkit.api.finished import (
+    Prediction,
+    base_checkpoint,
+    combine,
+    embed,
+    evaluate,
+    export,
+    load,
+    merge,
+    ood,
+    predict,
+    prune,
+    push,
+)
 from peftkit.api.training import compare, finetune, plan
 from peftkit.jobs.dispatch import run_job
 
 __all__ = [
-    "Prediction", "base_checkpoint", "combine", "compare", "diff", "embed", "evaluate", "finetune", "leaderboard",
-    "load", "merge", "ood", "plan", "predict", "prune", "run_job", "runs",
+    "Prediction", "base_checkpoint", "combine", "compare", "diff", "embed", "evaluate", "export", "finetune",
+    "leaderboard", "load", "merge", "ood", "plan", "predict", "prune", "push", "run_job", "runs",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Use finished runs: predict, score, combine, prune, merge and load them."""
+"""Use finished runs: predict, score, combine, prune, merge, export, push and load them."""
 
 from __future__ import annotations
 
@@ -149,6 +149,43 @@ def ood(run: str | Path | RunResult, *, task: str | None = None, **settings: Any
     config = compose_run(settings, task=task, job="ood", run=arguments.run_folder(run))
     with with_libraries(config):
         return detect(config)
+
+
+def export(run: str | Path | RunResult, format: str, *, output: str | Path | None = None, **settings: Any) -> Path:
+    """Write a run's model for other programs, and return the folder; it answers as the run, or nothing is written.
+
+    Args:
+        format: transformers, onnx or gguf.
+        output: the folder; None is `export-<format>` in the run folder.
+
+    Raises:
+        UserError: the format has no such model, or the run's data cannot be read.
+        ExportError: the export gives other answers than the run.
+    """
+    chosen = {} if output is None else {"output": str(arguments.path("output", output))}
+    config = compose_run(settings, job="export", run=arguments.run_folder(run), format=format, **chosen)
+    return run_for_folder(config)
+
+
+def push(
+    run: str | Path | RunResult, repo: str, *, what: str | None = None, private: bool = True, **settings: Any
+) -> str:
+    """Upload a run's model and its card to a repository of the Hub, and return the URL of the commit.
+
+    Args:
+        repo: "you/name".
+        what: adapter, merged or both; None is the adapter, of a method without one the whole model.
+
+    Raises:
+        UserError: the run, the token or the repository does not fit.
+        WriteError: the Hub does not answer as it should; calling again is safe.
+    """
+    from peftkit.jobs.push import upload_run
+
+    chosen = {"repo": repo, "push.what": what, "push.private": private, "push.dry_run": False}
+    config = compose_run(settings, job="push", run=arguments.run_folder(run), **chosen)
+    with with_libraries(config):
+        return upload_run(config)
 
 
 def load(

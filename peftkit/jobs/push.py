@@ -30,15 +30,17 @@ def push(config: RunConfig) -> Path:
         WriteError: the Hub does not answer as it should; repeating the command is safe.
     """
     run = RunResult.finished(config.run)
-    with tempfile.TemporaryDirectory() as scratch, _progress_bars():
-        if config.push.dry_run:
-            _list(config, run, Path(scratch))
-        else:
-            _upload(config, run, Path(scratch))
+    (_list_files if config.push.dry_run else upload_run)(config)
     return run.folder
 
 
-def _upload(config: RunConfig, run: RunResult, scratch: Path) -> None:
+def upload_run(config: RunConfig) -> str:
+    """Upload the chosen part of a run in one commit, and return its URL.
+
+    Raises:
+        UserError, WriteError: as of `push`.
+    """
+    run = RunResult.finished(config.run)
     settings, repo, base = config.push, str(config.repo), hub_base(run, config.push)
     check_login()
     found = find_repository(repo, settings.revision or "main")
@@ -47,17 +49,21 @@ def _upload(config: RunConfig, run: RunResult, scratch: Path) -> None:
         base = compared_base(base)
     if found.private and not settings.private:
         log(f"!! {repo} is private and stays so; its settings on the Hub make it public")
-    write_release(run, settings, repo, base, scratch)
     trained = f"{run.config.method.name} of {run.source.name} on {run.config.task.name}"
-    url, is_new = upload(found, scratch, settings.private, settings.commit_message or trained)
+    with tempfile.TemporaryDirectory() as scratch, _progress_bars():
+        write_release(run, settings, repo, base, Path(scratch))
+        url, is_new = upload(found, Path(scratch), settings.private, settings.commit_message or trained)
     log(f"{repo} has this already; nothing changed" if not is_new else f"pushed -> {url}")
+    return url
 
 
-def _list(config: RunConfig, run: RunResult, scratch: Path) -> None:
+def _list_files(config: RunConfig) -> None:
     """Print what would go and what stays; nothing is sent."""
-    settings = config.push
-    write_release(run, settings, str(config.repo), hub_base(run, settings), scratch)
-    files = {each.relative_to(scratch).as_posix(): each.stat().st_size for each in scratch.rglob("*") if each.is_file()}
+    run, settings = RunResult.finished(config.run), config.push
+    with tempfile.TemporaryDirectory() as scratch:
+        write_release(run, settings, str(config.repo), hub_base(run, settings), Path(scratch))
+        found = {each.relative_to(scratch): each for each in Path(scratch).rglob("*") if each.is_file()}
+        files = {name.as_posix(): each.stat().st_size for name, each in found.items()}
     visibility = "private" if settings.private else "public"
     print(f"{config.repo}, {visibility}, branch {settings.revision or 'main'}: {amount(sum(files.values()), 'B')}")
     print(*(f"{amount(size, 'B'):>9}  {name}" for name, size in sorted(files.items())), "stays here", sep="\n")
