@@ -7,6 +7,7 @@ from peftkit.config import RunConfig, UserError, is_prompted
 from peftkit.config.console import log
 from peftkit.config.families import base_type
 from peftkit.jobs import extend
+from peftkit.models.custom_code import CODE
 from peftkit.pipeline.artifacts import load_bundle
 from peftkit.pipeline.merged import random_token_scores, write_checkpoint, write_merged
 from peftkit.results.locks import locked_file
@@ -20,11 +21,10 @@ def merge(config: RunConfig) -> Path:
     target = Path(config.output or folder / "merged")
     with locked_file(target):
         model = _write_extended(folder, target) if extend.is_vocabulary(folder) else _write_merged(folder, target)
-    is_custom = base_type(model.config.model_type) != model.config.model_type
-    log(
-        f"merged -> {target}"
-        + (" (import peftkit before transformers loads it: its head class is defined in peftkit)" if is_custom else "")
-    )
+    has_code = (target / f"{CODE}.py").is_file()
+    is_own = not has_code and base_type(model.config.model_type) != model.config.model_type
+    needs = " (trust_remote_code=True loads it)" if has_code else " (import peftkit loads its class)" if is_own else ""
+    log(f"merged -> {target}{needs}")
     return folder
 
 

@@ -62,7 +62,11 @@ def loading_class(auto: Any, config: PretrainedConfig) -> Any:
 
 def config_arguments(config: PretrainedConfig) -> dict[str, Any]:
     """Return the settings of a config, for the constructor of another config class."""
-    return {name: value for name, value in config.to_dict().items() if name not in ("model_type", "architectures")}
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in ("model_type", "architectures", "auto_map")
+    }
 
 
 CLASSIFIERS = {

@@ -11,6 +11,7 @@ from peft import PeftModel
 from peftkit.config.source import Source
 from peftkit.methods import is_mergeable
 from peftkit.models.checkpoints import write_sentence_files
+from peftkit.models.custom_code import write_code
 from peftkit.models.embedding_rows import padding_rows, read_vocabulary, save_rows
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.sources import PROMPT_FOLDER
@@ -36,9 +37,11 @@ def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab:
     bundle.tokenizer.save_pretrained(str(artifact))
     if not is_peft:
         bundle.model.save_pretrained(str(artifact))
+        write_code(bundle.model, artifact)
         return artifact
     # label names and pooling: AutoConfig.from_pretrained("adapter", subfolder="base") has those of the trained base
-    config = copy.deepcopy(bundle.model.get_base_model().config)
+    model = bundle.model.get_base_model()
+    config = copy.deepcopy(model.config)
     if vocab is None:
         bundle.model.save_pretrained(str(artifact))
     else:
@@ -48,6 +51,7 @@ def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab:
         save_rows(artifact, vocabulary, padding_rows(Path(vocab)))
         config.vocab_size = vocabulary.base_rows  # the base has no rows for new tokens
     config.save_pretrained(str(artifact / BASE))
+    write_code(model, artifact / BASE)
     # the base by its Hub id, or by the name of its folder: PEFT writes the path on this machine
     base = run_folder.checkpoint_name(asdict(source)) if source.kind == "folder" else source.name
     file = artifact / "adapter_config.json"

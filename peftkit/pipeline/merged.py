@@ -1,5 +1,6 @@
 """Merged checkpoints: written only if the model, loaded from them, has the scores of the model before merging."""
 
+import copy
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,24 +10,32 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import nn
 
-from peftkit.config import UserError, error_summary
+from peftkit.config import UserError, error_summary, kind_of
 from peftkit.config.console import log
 from peftkit.data.datasets import load_task_dataset
 from peftkit.methods import merge_adapter
+from peftkit.models.custom_code import write_code
+from peftkit.models.heads import is_above_base
 from peftkit.paths import sync
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.comparison import EXAMPLES, TOLERANCE, flat, fp32_scores, max_difference
-from peftkit.pipeline.export import export_sentence_files
-from peftkit.results.loading_code import Artifact
+from peftkit.pipeline.export import describe_artifact, export_sentence_files
 from peftkit.results.model_card import model_card
 from peftkit.results.run_result import RunResult
 
 INPUTS, TOKENS = 4, 16  # random tokens, where no example can be read
 
 
-def write_merged(run: RunResult, bundle: TrainingBundle, folder: Path) -> None:
+def write_merged(run: RunResult, bundle: TrainingBundle, folder: Path, standalone: bool = False) -> bool:
     """Merge the adapter of a run's model into its base, and write a checkpoint; `bundle` must not be used afterwards.
+
+    Args:
+        standalone: it answers in a pipeline of transformers as the run, see `standalone_tokenizer`, `divide_logits`.
+
+    Returns:
+        Whether the logits are divided by the temperature of the run.
 
     Raises:
         UserError: the method's weights cannot be merged, or the checkpoint, loaded again, has other scores.
@@ -41,13 +50,43 @@ def write_merged(run: RunResult, bundle: TrainingBundle, folder: Path) -> None:
 
     def save_rest(part: Path) -> None:
         export_sentence_files(bundle, part)
-        bundle.tokenizer.save_pretrained(str(part))
-        card = model_card(run.record, Artifact("merged", ".", merged.config.to_dict()))
+        tokenizer.save_pretrained(str(part))
+        card = model_card(run.record, describe_artifact(part, "merged", ".", None))
         (part / "README.md").write_text(card, encoding="utf-8")
 
-    before = score(bundle.model)
+    before, tokenizer, temperature = score(bundle.model), bundle.tokenizer, 1.0
     merged = merge_adapter(bundle.model)
-    write_checkpoint(merged, before, score, folder, save_rest)
+    if standalone:
+        tokenizer, temperature = standalone_tokenizer(run, tokenizer), divide_logits(run, merged)
+    write_checkpoint(merged, before / temperature, score, folder, save_rest)
+    return temperature != 1
+
+
+def standalone_tokenizer(run: RunResult, tokenizer: Any) -> Any:
+    """Return a copy of a run's tokenizer; that of a classifier truncates to `task.max_length`."""
+    found = copy.copy(tokenizer)
+    if kind_of(run.config.task).has_sequence_head:
+        found.model_max_length = min(found.model_max_length, run.config.task.max_length)
+    return found
+
+
+@torch.no_grad()
+def divide_logits(run: RunResult, model: Any) -> float:
+    """Divide the weights of a classifier's output layer, and with them its logits, by the temperature of its run.
+
+    Returns:
+        The divisor: 1 where the run is not calibrated, or the model has no such layer.
+    """
+    if not kind_of(run.config.task).has_label_probabilities:
+        return 1.0
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and is_above_base(model, name) and module.out_features == model.num_labels
+    ]
+    for weight in layers[-1].parameters() if layers else ():
+        weight.div_(run.temperature)
+    return run.temperature if layers else 1.0
 
 
 def write_checkpoint(
@@ -65,8 +104,9 @@ def write_checkpoint(
     part = folder.absolute().with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        save_rest(part)
         model.save_pretrained(str(part))
+        write_code(model, part)
+        save_rest(part)
         difference = max_difference(before, score(type(model).from_pretrained(str(part)).eval()))
         if not difference <= TOLERANCE["fp32"]:  # also NaN
             raise UserError(

@@ -3,14 +3,16 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from peftkit.config import UserError, refusal
 from peftkit.config.sections import Push
+from peftkit.config.shipped_files import WEIGHTS
 from peftkit.config.source import ADAPTER_FILE, Source
+from peftkit.models.custom_code import CODE
 from peftkit.paths import sha256_of
 from peftkit.pipeline.artifacts import load_bundle
 from peftkit.pipeline.export import describe_artifact
@@ -22,7 +24,7 @@ from peftkit.results.public import check_public, public_result
 from peftkit.results.run_result import RunResult
 
 RECORD = "peftkit.json"  # which run is in a repository, with the hashes of its files
-ENDINGS = (".safetensors", ".json", ".jinja", ".txt", ".model")  # of weights, settings and tokenizers
+ENDINGS = (".safetensors", ".json", ".jinja", ".txt", ".model", f"/{CODE}.py")  # of weights, settings and tokenizers
 LOCAL_SETTINGS = ("is_local", "local_files_only", "_name_or_path", "name_or_path")  # of this machine
 
 
@@ -76,15 +78,16 @@ def write_release(run: RunResult, push: Push, repo: str, base: Base | None, fold
     """
     is_whole = (run.folder / "model").is_dir()
     what = "merged" if is_whole else push.what or "adapter"
-    if is_whole:
-        _copy_files(run, "model", folder)
-    elif what != "adapter":
-        write_merged(run, load_bundle(run, quantized=False), folder)
+    run.check_files(*WEIGHTS)
+    if not run.record.get("files"):
+        wrong = f"{run.folder}: its result has no hashes of its files, so that a change would go unnoticed"
+        raise UserError(f"{wrong}; train the run again")
+    is_calibrated = what != "adapter" and write_merged(run, load_bundle(run, quantized=False), folder, standalone=True)
     if what != "merged":
-        _copy_files(run, "adapter", folder / "adapter" if what == "both" else folder)
-    artifact = "adapter" if what == "adapter" else "model" if is_whole else "merged"
-    source = None if base is None else Source("hub", base.name, base.revision)
-    card = model_card(_public_result(run.record, base), describe_artifact(folder, artifact, repo, source))
+        _copy_adapter(run, folder / "adapter" if what == "both" else folder)
+    name = "adapter" if what == "adapter" else "model" if is_whole else "merged"
+    artifact = describe_artifact(folder, name, repo, None if base is None else Source("hub", base.name, base.revision))
+    card = model_card(_public_result(run.record, base), replace(artifact, is_calibrated=is_calibrated))
     run_folder.write_text(folder / "README.md", card)
     for file in sorted(folder.rglob("*.json")):
         _mend_settings(file, base)
@@ -114,14 +117,10 @@ def _goes(run: RunResult, name: str, part: str) -> bool:
     return is_part and not is_base
 
 
-def _copy_files(run: RunResult, part: str, folder: Path) -> None:
-    """Copy the files of the run's adapter/ or model/ that its result records; anything else there stays."""
-    run.check_files(part)
-    if not run.record.get("files"):
-        wrong = f"{run.folder}: its result has no hashes of its files, so that a change would go unnoticed"
-        raise UserError(f"{wrong}; train the run again")
-    for name in (name for name in run.record["files"] if _goes(run, name, part)):
-        target = folder / PurePosixPath(name).relative_to(part)
+def _copy_adapter(run: RunResult, folder: Path) -> None:
+    """Copy the files of the run's adapter/ that its result records; anything else there stays."""
+    for name in (name for name in run.record["files"] if _goes(run, name, "adapter")):
+        target = folder / PurePosixPath(name).relative_to("adapter")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run.folder / name, target)
 

@@ -15,51 +15,12 @@ from peftkit.config import RunConfig, is_prompted, kind_of
 from peftkit.config.families import MEAN_POOLING, declared_family
 from peftkit.config.source import Source
 from peftkit.models.checkpoints import PACKAGED
-from peftkit.models.heads import T5EncoderConfig, without_pooler
+from peftkit.models.classifiers import T5EncoderConfig, without_pooler
+from peftkit.models.custom_code import CODE
 from peftkit.paths import cache_folder
 
 BASE = "base"  # subfolder of an adapter, with the config of its base, and its weights on request
-POOLED = """class {own}Config({config}):
-    model_type = "{model_type}"
-
-
-class {own}({pretrained}):  # the mean over the tokens that are no padding, and a linear layer
-    config_class = {own}Config
-    base_model_prefix = "{prefix}"{ties}
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.{prefix} = {encoder}(config{arguments})
-        self.classifier = torch.nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
-
-    def forward(self, input_ids=None, attention_mask=None, labels=None, **inputs):
-        states = self.{prefix}(input_ids=input_ids, attention_mask=attention_mask, **inputs)[0]
-        mask = attention_mask[..., None]
-        return SequenceClassifierOutput(logits=self.classifier((states * mask).sum(1) / mask.sum(1)))
-"""
-SPANS = """class T5EncoderConfig(T5Config):
-    model_type = "t5_encoder"
-
-
-class T5EncoderForQuestionAnswering(T5PreTrainedModel):  # scores each token as the start and the end of the answer
-    config_class = T5EncoderConfig
-    base_model_prefix = "transformer"
-    _tied_weights_keys = {"transformer.encoder.embed_tokens.weight": "transformer.shared.weight"}
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.transformer = T5EncoderModel(config)
-        self.qa_outputs = torch.nn.Linear(config.d_model, 2)
-        self.post_init()
-
-    def forward(self, input_ids=None, attention_mask=None, **inputs):
-        states = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **inputs)[0]
-        start, end = self.qa_outputs(states).unbind(dim=-1)
-        return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
-"""
 SPECIAL = re.compile(r"[\\`*\[\]<>|&]")  # characters that Markdown reads in a line
-T5_TIES = '\n    _tied_weights_keys = {"transformer.encoder.embed_tokens.weight": "transformer.shared.weight"}'
 
 
 @dataclass(frozen=True)
@@ -67,11 +28,13 @@ class Artifact:
     """The trained weights that a card describes.
 
     Args:
-        name: adapter, model, merged, prompt or onnx.
+        name: adapter, model, merged, prompt, gguf or onnx.
         path: where `from_pretrained` finds it: a folder, relative to that of the card, or a Hub id.
         config: config.json of the trained model, of an adapter that of its base; empty of a prompt.
         base: where the base is; None where it is part of the artifact.
         folder: of the card, from which relative paths lead to the base.
+        arguments, tokenizer_arguments: with which `from_pretrained` reads its model, and its tokenizer.
+        is_calibrated: its logits are divided by the temperature of the run.
     """
 
     name: str
@@ -79,6 +42,9 @@ class Artifact:
     config: Mapping[str, Any] = field(default_factory=dict)
     base: Source | None = None
     folder: Path = Path()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer_arguments: Mapping[str, Any] = field(default_factory=dict)
+    is_calibrated: bool = False
 
 
 @dataclass
@@ -88,7 +54,6 @@ class Code:
     lines: list[str] = field(default_factory=list)
     imports: dict[str, set[str]] = field(default_factory=dict)
     modules: set[str] = field(default_factory=set)
-    classes: str = ""
     needs: str = ""
 
     def name(self, name: str, module: str = "transformers") -> str:
@@ -100,13 +65,11 @@ class Code:
         """Return the code, with its imports first."""
         modules = [f"import {name}" for name in sorted(self.modules)]
         names = [f"from {module} import {', '.join(sorted(self.imports[module]))}" for module in sorted(self.imports)]
-        head = "\n".join([*modules, *names])
-        classes = f"\n\n\n{self.classes}\n" if self.classes else "\n"
-        return "\n".join([head + classes, *self.lines])
+        return "\n".join([*modules, *names, "", *self.lines])
 
 
 def literal(value: Any) -> str:
-    """Return texts and lists of them as Python code, in one line."""
+    """Return numbers, texts and lists of them as Python code, in one line."""
     return json.dumps(value, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
@@ -130,20 +93,37 @@ def loading_code(run: RunConfig, artifact: Artifact) -> Code:
         code.modules.add(package)
     if artifact.name == "prompt":
         return _prompt_code(run, artifact, code)
-    auto, path = _model_class(run, artifact, code), literal(artifact.path)
-    pooler = ", add_pooling_layer=False" if _has_unused_pooler(run, artifact) else ""
+    path = literal(artifact.path)
     if artifact.name == "adapter":
-        config = f"{auto}.config_class" if code.classes else _config_class(artifact, code)
-        code.lines.append(f'config = {config}.from_pretrained({path}, subfolder="{BASE}")')
-        code.lines.append(f"base = {auto}.from_pretrained({_base_arguments(artifact, code)}, config=config{pooler})")
-        if run.vocab:
-            tokenizer = f"{code.name('AutoTokenizer')}.from_pretrained({path})"
-            code.lines.append(f"base.resize_token_embeddings(len({tokenizer}), mean_resizing=False)  # new tokens")
-        code.lines.append(f"model = {code.name('PeftModel', 'peft')}.from_pretrained(base, {path}).eval()")
+        _add_adapter(run, artifact, code)
     else:
-        code.lines.append(f"model = {auto}.from_pretrained({path}{pooler}).eval()")
-    code.lines.append(f"tokenizer = {code.name('AutoTokenizer')}.from_pretrained({path})")
+        more = [f"{name}={literal(value)}" for name, value in artifact.arguments.items()]
+        more += ["add_pooling_layer=False"] if _has_unused_pooler(run, artifact) else []
+        more += ["trust_remote_code=True"] if _own_class(run, artifact) and "peftkit" not in code.modules else []
+        if artifact.name == "gguf":
+            more += [f"quantization_config={code.name('GgufConfig')}(dequantize=True)", 'dtype="float32"']
+        code.lines.append(f"model = {code.name(auto_name(run))}.from_pretrained({', '.join([path, *more])}).eval()")
+    settings = [path, *(f"{name}={literal(value)}" for name, value in artifact.tokenizer_arguments.items())]
+    code.lines.append(f"tokenizer = {code.name('AutoTokenizer')}.from_pretrained({', '.join(settings)})")
     return code
+
+
+def _add_adapter(run: RunConfig, artifact: Artifact, code: Code) -> None:
+    """Add the code that loads the base of an adapter, and the adapter over it."""
+    path, own = literal(artifact.path), _own_class(run, artifact) if "peftkit" not in code.modules else None
+    if own is None:
+        auto, config = code.name(auto_name(run)), code.name("AutoConfig")
+    else:
+        auto, config = "model_class", "model_class.config_class"
+        load_class = code.name("get_class_from_dynamic_module", "transformers.dynamic_module_utils")
+        code.lines.append(f'model_class = {load_class}("{BASE}/{own}", {path})')
+    code.lines.append(f'config = {config}.from_pretrained({path}, subfolder="{BASE}")')
+    pooler = ", add_pooling_layer=False" if _has_unused_pooler(run, artifact) else ""
+    code.lines.append(f"base = {auto}.from_pretrained({_base_arguments(artifact, code)}, config=config{pooler})")
+    if run.vocab:
+        tokenizer = f"{code.name('AutoTokenizer')}.from_pretrained({path})"
+        code.lines.append(f"base.resize_token_embeddings(len({tokenizer}), mean_resizing=False)  # new tokens")
+    code.lines.append(f"model = {code.name('PeftModel', 'peft')}.from_pretrained(base, {path}).eval()")
 
 
 IN_RUN_FOLDER = (
@@ -166,8 +146,8 @@ def _needs_peftkit(run: RunConfig, artifact: Artifact) -> str | None:
             f"The method {plain(run.method.name)} is part of peftkit and not of PEFT: `pip install peftkit`, and "
             "`import peftkit` registers it."
         )
-    if artifact.name == "adapter" and _is_pooled(artifact) and run.method.traits.lengthens_text:
-        return "PEFT's soft prompts and mean pooling need peftkit's classifier: `pip install peftkit`."
+    if _is_own_type(artifact) and _own_class(run, artifact) is None:  # of an earlier version
+        return "The classifier is part of peftkit: `pip install peftkit`, and `import peftkit` registers it."
     return None
 
 
@@ -175,55 +155,21 @@ def _target(run: RunConfig) -> str:
     return str(run.method.config["_target_"])
 
 
-def _is_pooled(artifact: Artifact) -> bool:
+def auto_name(run: RunConfig) -> str:
+    """Return the name of the class of transformers that loads the model of a run."""
+    if kind_of(run.task).name == "retrieval":
+        return declared_family(run.model.family, run.model.stand_in).backbone
+    return kind_of(run.task).heads[run.model.family]
+
+
+def _is_own_type(artifact: Artifact) -> bool:
     return str(artifact.config.get("model_type")).startswith((MEAN_POOLING, T5EncoderConfig.model_type))
 
 
-def _model_class(run: RunConfig, artifact: Artifact, code: Code) -> str:
-    """Return the name of the class that loads the model; one that transformers lacks is defined by the code."""
-    kind, family = kind_of(run.task), run.model.family
-    if kind.name == "retrieval":
-        return code.name(declared_family(family, run.model.stand_in).backbone)
-    auto = kind.heads[family]
-    if not _is_pooled(artifact) or "peftkit" in code.modules:
-        return code.name(auto)
-    is_t5 = artifact.config["model_type"] == T5EncoderConfig.model_type
-    if is_t5 and not kind.has_sequence_head:
-        return _t5_class(kind.name, code)
-    code.modules.add("torch")
-    code.name("SequenceClassifierOutput", "transformers.modeling_outputs")
-    base_type = "t5" if is_t5 else str(artifact.config["model_type"]).removeprefix(MEAN_POOLING)
-    config_class = CONFIG_MAPPING[base_type]
-    encoder: Any = MODEL_MAPPING[config_class]
-    own = "T5Encoder" if is_t5 else f"MeanPooling{encoder.__name__.removesuffix('Model')}"
-    code.classes = POOLED.format(
-        own=own,
-        config=code.name(config_class.__name__),
-        model_type=artifact.config["model_type"],
-        pretrained=code.name(encoder.__base__.__name__),
-        prefix="transformer" if is_t5 else encoder.base_model_prefix,
-        encoder=code.name("T5EncoderModel" if is_t5 else encoder.__name__),
-        arguments=", add_pooling_layer=False" if without_pooler(encoder) else "",
-        ties=T5_TIES if is_t5 else "",
-    )
-    return own
-
-
-def _t5_class(kind: str, code: Code) -> str:
-    """Return the class of T5's encoder with a head over each token."""
-    if kind == "token_classification":
-        return code.name("T5ForTokenClassification")
-    code.modules.add("torch")
-    code.name("QuestionAnsweringModelOutput", "transformers.modeling_outputs")
-    for name in ("T5Config", "T5EncoderModel", "T5PreTrainedModel"):
-        code.name(name)
-    code.classes = SPANS
-    return "T5EncoderForQuestionAnswering"
-
-
-def _config_class(artifact: Artifact, code: Code) -> str:
-    is_plain_t5 = artifact.config.get("model_type") == T5EncoderConfig.model_type and "peftkit" not in code.modules
-    return code.name("T5Config" if is_plain_t5 else "AutoConfig")
+def _own_class(run: RunConfig, artifact: Artifact) -> str | None:
+    """Return the module and the class that config.json of an artifact names, None for a class of transformers."""
+    name = (artifact.config.get("auto_map") or {}).get(auto_name(run), "")
+    return name if name.startswith(f"{CODE}.") else None
 
 
 def _has_unused_pooler(run: RunConfig, artifact: Artifact) -> bool:

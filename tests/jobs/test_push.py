@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,9 @@ from helpers.commands import check
 from helpers.hub_server import TOKEN, Hub, hub, use_hub
 from huggingface_hub import snapshot_download
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+import peftkit
 from peftkit.config import UserError
 from peftkit.config.errors import WriteError
 from peftkit.paths import sha256_of
@@ -32,14 +31,15 @@ REPO, BASE = "ada/pairs", "ada/tiny-bert"
 
 @pytest.fixture(scope="module")
 def trained(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return a run of LoRA and one of full fine-tuning, on a checkpoint in a folder."""
+    """Return runs of LoRA, of full fine-tuning, and of mean pooling and calibration, on a checkpoint in a folder."""
     out = tmp_path_factory.mktemp("trained")
     found = {}
-    for method in ("lora", "full"):
-        (found[method],) = commands.finetune(
+    pooled = ["model.pooling=mean", "calibration.holdout=0.4"]
+    for name, method, more in (("lora", "lora", []), ("full", "full", []), ("pooled", "lora", pooled)):
+        (found[name],) = commands.finetune(
             "model=bert", f"model.checkpoint={checkpoints['bert']}", "source=offline", f"out={out}", "task=mrpc",
             f"method={method}", "task.max_train_samples=24", "task.max_eval_samples=24", "train.num_train_epochs=1",
-            "train.learning_rate=0.01", "train.bf16=false", "train.disable_tqdm=true",
+            "train.learning_rate=0.01", "train.bf16=false", "train.disable_tqdm=true", *more,
         )  # fmt: skip
     return found
 
@@ -117,6 +117,27 @@ def test_a_whole_model_loads_from_the_hub_with_transformers_and_predicts_as_its_
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     np.testing.assert_allclose(*scores_of(model, AutoTokenizer.from_pretrained(folder), trained[method]), atol=1e-5)
     assert model.config.id2label == {0: "not_equivalent", 1: "equivalent"}
+
+
+def test_a_merged_model_with_mean_pooling_loads_in_a_pipeline_with_calibrated_probabilities(
+    server: Hub, trained: dict[str, Path], tmp_path: Path
+) -> None:
+    url = peftkit.push(trained["pooled"], REPO, what="merged")
+    folder, table = downloaded(server, REPO, tmp_path), RunResult(trained["pooled"]).predictions()
+    assert url.endswith(f"/{REPO}/commit/{server.repository(REPO).sha('main')}")
+    settings = json.loads((folder / "config.json").read_text())
+    name = "modeling_peftkit.MeanPoolingBertForSequenceClassification"
+    assert settings["auto_map"]["AutoModelForSequenceClassification"] == name
+    classify = pipeline("text-classification", model=str(folder), top_k=None, trust_remote_code=True)
+    pairs = [
+        {"text": one, "text_pair": other} for one, other in zip(table["sentence1"], table["sentence2"], strict=True)
+    ]
+    found = [{each["label"]: each["score"] for each in row} for row in classify(pairs, truncation=True)]
+    for scores, row in zip(found, table["probabilities"], strict=True):
+        assert scores == pytest.approx(dict(zip(["not_equivalent", "equivalent"], row, strict=True)), abs=1e-5)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f'from_pretrained("{REPO}", trust_remote_code=True)' in card and "in the weights of its output" in card
+    assert "model(**inputs).logits.softmax" in card
 
 
 def test_nothing_of_data_machine_and_secrets_is_pushed(
@@ -204,17 +225,17 @@ def test_a_base_whose_weights_cannot_be_compared_is_refused(
 def test_files_of_tokenizers_that_are_no_texts_are_pushed(
     trained: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = copy_of(trained["full"], tmp_path)
+    folder, base = copy_of(trained["lora"], tmp_path), f"push.base_model={BASE}"
     for text, is_private in ((b"of nobody", False), (bytes(Path.home() / "x"), True)):
-        file = folder / "model" / "spiece.model"
+        file = folder / "adapter" / "spiece.model"
         file.write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\xff\xfe" + text + b"\xe2")
         entry = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-        change_record(folder, lambda record, entry=entry: record["files"].update({"model/spiece.model": entry}))
+        change_record(folder, lambda record, entry=entry: record["files"].update({"adapter/spiece.model": entry}))
         if is_private:
             with pytest.raises(UserError, match=r"spiece.model would publish a path of this machine"):
-                push(folder, "push.dry_run=true")
+                push(folder, base, "push.dry_run=true")
         else:
-            push(folder, "push.dry_run=true")
+            push(folder, base, "push.dry_run=true")
             assert "spiece.model" in capsys.readouterr().out.split("stays here")[0]
 
 
@@ -290,16 +311,3 @@ def test_a_wrong_command_is_refused_before_anything_loads(
 ) -> None:
     (found,) = check(["job=push", f"run={trained['full']}", *overrides])
     assert message in found
-
-
-@pytest.mark.slow
-def test_the_code_of_the_card_runs_on_the_hub(server: Hub, trained: dict[str, Path], tmp_path: Path) -> None:
-    import os
-
-    push(trained["lora"], f"push.base_model={BASE}")
-    card = server.repository(REPO).files()["README.md"].decode()
-    code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
-    environment = {**os.environ, **server.environment, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "home")}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "equivalent" in done.stdout

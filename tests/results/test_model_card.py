@@ -16,7 +16,9 @@ from peftkit.results.loading_code import Artifact
 from peftkit.results.model_card import describe_merge, model_card
 
 HUB = Source("hub", "a/base", "abc")
-POOLED, BERT, GPT2, T5 = ({"model_type": name} for name in ("mean_pooling_bert", "bert", "gpt2", "t5"))
+POOLED_CLASS = "modeling_peftkit.MeanPoolingBertForSequenceClassification"
+EARLIER, BERT, GPT2, T5 = ({"model_type": name} for name in ("mean_pooling_bert", "bert", "gpt2", "t5"))
+POOLED = {**EARLIER, "auto_map": {"AutoModelForSequenceClassification": POOLED_CLASS}}
 
 
 def card(
@@ -49,8 +51,9 @@ def code_of(text: str) -> str:
     ("overrides", "name", "config", "lines"),
     [
         (["task=sst2"], "adapter", BERT, ["AutoModelForSequenceClassification", 'revision="abc"', "PeftModel"]),
-        (["task=sst2"], "adapter", POOLED, ["class MeanPoolingBert(BertPreTrainedModel)", 'subfolder="base"']),
-        (["task=sst2", "method=full"], "model", POOLED, ['MeanPoolingBert.from_pretrained("model").eval()']),
+        (["task=sst2"], "adapter", POOLED, [f'get_class_from_dynamic_module("base/{POOLED_CLASS}", "adapter")', 'subfolder="base"']),
+        (["task=sst2", "method=full"], "model", POOLED, ['from_pretrained("model", trust_remote_code=True).eval()']),
+        (["task=sst2"], "adapter", EARLIER, ["import peftkit", "AutoModelForSequenceClassification"]),
         (["task=sst2", "model=gpt2", "method=prompt"], "adapter", GPT2, ["import peftkit", "softmax"]),
         (["task=language_modeling"], "adapter", BERT, ["AutoModelForMaskedLM", "tokenizer.mask_token"]),
         (["task=language_modeling", "model=gpt2"], "adapter", GPT2, ["AutoModelForCausalLM", '"text-generation"']),
@@ -69,7 +72,7 @@ def test_the_code_fits_kind_model_and_artifact(
     code = code_of(card(*overrides, name=name, config=config))
     compile(code, "card", "exec")
     assert [line for line in lines if line not in code] == [], code
-    assert ("import peftkit" in code) == any("peftkit" in line for line in lines)
+    assert ("import peftkit" in code) == any("peftkit" in line.replace(POOLED_CLASS, "") for line in lines)
 
 
 def test_methods_that_peft_lacks_are_named_with_what_loads_them() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ from peftkit.pipeline.encoding import read_dataset
 from peftkit.pipeline.evaluate import decode_scores, predictor
 from peftkit.pipeline.examples import score_reference
 from peftkit.pipeline.measures import milliseconds, timed_examples
+from peftkit.results import run_folder
+from peftkit.results.loading_code import Artifact
+from peftkit.results.model_card import model_card
+from peftkit.results.public import public_result
 from peftkit.results.run_result import RunResult
 
 
@@ -130,6 +135,11 @@ def answers(source: ExportSource, written: Exported, generates: bool) -> Predict
 def latency_of(source: ExportSource, written: Exported) -> float:
     """Return the median milliseconds of an example, alone in its batch, in fp32, on its second pass."""
     return milliseconds(scorer(source, written), timed_examples(source.encoded))
+
+
+def write_card(source: ExportSource, folder: Path, artifact: Artifact) -> None:
+    """Write the model card of an export; it leaves this machine, whose paths are not for it."""
+    run_folder.write_text(folder / "README.md", model_card(public_result(source.run.record), artifact))
 
 
 @contextmanager

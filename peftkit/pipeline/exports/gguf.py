@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, GgufConfig, PretrainedConfig
 from peftkit.config import UserError
 from peftkit.methods import merge_adapter
 from peftkit.pipeline.comparison import TOLERANCE
-from peftkit.pipeline.exports.base import Exported, ExportSource, reading
+from peftkit.pipeline.exports.base import Exported, ExportSource, reading, write_card
 from peftkit.pipeline.exports.transformers import check_tokenizer
+from peftkit.results.loading_code import Artifact
 
 FILE = "model.gguf"
 # f16 and q8_0 round the weights; the scores are log-likelihoods of texts, relative to their magnitude
@@ -59,6 +60,11 @@ def write_gguf(source: ExportSource, folder: Path) -> Exported:
     settings = {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.float32, **arguments}
     with reading():
         read = AutoModelForCausalLM.from_pretrained(str(folder), gguf_file=FILE, **settings)
+    tokens = {"gguf_file": FILE}
+    if tokenizer.model_max_length < source.config.task.max_length:
+        tokens["model_max_length"] = tokenizer.model_max_length
+    artifact = Artifact("gguf", ".", arguments={"gguf_file": FILE, **arguments}, tokenizer_arguments=tokens)
+    write_card(source, folder, artifact)
     details = {"file": FILE, "gguf_type": number_type, "architecture": model.config.model_type, "arguments": arguments}
     return Exported(read.eval(), details, tolerance=TOLERANCES[number_type])
 

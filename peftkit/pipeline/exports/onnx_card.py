@@ -38,7 +38,6 @@ def write_card(source: ExportSource, folder: Path, inputs: Sequence[str]) -> Non
 {fenced("python", chr(10).join(code))}
 
 It needs `pip install {packages}`."""
-    # the folder leaves this machine, whose paths are not for its card
     card = compose_card(public_result(source.run.record), Artifact("onnx", "."), ", as ONNX", use)
     (folder / "README.md").write_text(card, encoding="utf-8")
 

@@ -1,6 +1,5 @@
 """format=transformers: a checkpoint that transformers loads without peftkit."""
 
-import copy
 import json
 import os
 import subprocess
@@ -14,27 +13,23 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from torch import nn
 from transformers import AutoTokenizer
 
 from peftkit.config import UserError, kind_of
 from peftkit.config.errors import ExportError
-from peftkit.config.families import declared_family
 from peftkit.data.formats import Predictions
 from peftkit.data.formats.classification import SequenceClassificationFormat
 from peftkit.methods import is_mergeable, merge_adapter
 from peftkit.metrics.calibration import probabilities
-from peftkit.models import classifiers
-from peftkit.models.heads import is_above_base
+from peftkit.models.custom_code import write_code
 from peftkit.models.pooling import columns_of
 from peftkit.pipeline.artifacts import load_base
 from peftkit.pipeline.comparison import EXAMPLES, TOLERANCE, max_difference
-from peftkit.pipeline.export import export_sentence_files
+from peftkit.pipeline.export import describe_artifact, export_sentence_files
 from peftkit.pipeline.exports import fresh
-from peftkit.pipeline.exports.base import Exported, ExportSource, reading
-
-CODE = "modeling_peftkit"  # the module with the classes that transformers lacks
-BASE = "base"  # the folder of the base of an adapter that is not merged
+from peftkit.pipeline.exports.base import Exported, ExportSource, reading, write_card
+from peftkit.pipeline.merged import divide_logits, standalone_tokenizer
+from peftkit.results.loading_code import BASE, auto_name
 
 
 def write_transformers(source: ExportSource, folder: Path) -> Exported:
@@ -47,17 +42,12 @@ def write_transformers(source: ExportSource, folder: Path) -> Exported:
         UserError: the class of the model needs peftkit.
         ExportError: the tokenizer gives other tokens.
     """
-    bundle, kind = source.bundle, kind_of(source.config.task)
-    tokenizer = copy.copy(bundle.tokenizer)
-    if kind.has_sequence_head:
-        tokenizer.model_max_length = min(tokenizer.model_max_length, source.config.task.max_length)
-    tokenizer.save_pretrained(str(folder))
+    bundle, is_merged, temperature = source.bundle, is_mergeable(source.bundle.model), 1.0
+    standalone_tokenizer(source.run, bundle.tokenizer).save_pretrained(str(folder))
     check_tokenizer(source, folder)
-    is_merged, temperature = is_mergeable(bundle.model), 1.0
     if is_merged:
         bundle.model = model = merge_adapter(bundle.model)
-        if kind.has_label_probabilities and source.run.temperature != 1:
-            temperature = source.run.temperature if _divide_logits(model, source.run.temperature) else 1.0
+        temperature = divide_logits(source.run, model)
         export_sentence_files(bundle, folder)
     else:
         model = load_base(source.run, bundle.tokenizer, quantized=False)
@@ -68,10 +58,12 @@ def write_transformers(source: ExportSource, folder: Path) -> Exported:
     if not is_merged:
         bundle.model.peft_config["default"].base_model_name_or_path = BASE
         bundle.model.save_pretrained(str(folder))
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
         with reading():
             loaded = PeftModel.from_pretrained(loaded, str(folder))
-    details = {"class": type(model).__name__, "auto_class": auto_name(source), "trust_remote_code": is_custom}
+    whole = "model" if (source.run.folder / "model").is_dir() else "merged"
+    artifact = describe_artifact(folder, whole if is_merged else "adapter", ".", None)
+    write_card(source, folder, replace(artifact, is_calibrated=temperature != 1))
+    details = {"class": type(model).__name__, "auto_class": auto_name(source.config), "trust_remote_code": is_custom}
     written = Exported(loaded.eval(), {**details, "base": None if is_merged else BASE}, temperature=temperature)
     return replace(written, check=partial(check_without_peftkit, source, folder, written))
 
@@ -82,50 +74,12 @@ def _save_model(model: Any, folder: Path) -> bool:
     Raises:
         UserError: the class needs more of peftkit than one module.
     """
-    module = type(model).__module__
-    is_custom = not module.startswith("transformers.")
-    if is_custom and module != classifiers.__name__:
-        raise UserError(f"transformers has no {type(model).__name__}, a class of peftkit; load the run by peftkit.load")
     model.save_pretrained(str(folder))
-    if is_custom:
-        _write_code(model, folder)
-    return is_custom
-
-
-@torch.no_grad()
-def _divide_logits(model: Any, temperature: float) -> bool:
-    """Divide the weights of a classifier's output layer, and with them its logits; return whether it has one."""
-    layers = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and is_above_base(model, name) and module.out_features == model.num_labels
-    ]
-    for weight in layers[-1].parameters() if layers else ():
-        weight.div_(temperature)
-    return bool(layers)
-
-
-def auto_name(source: ExportSource) -> str:
-    """Return the name of the class of transformers that loads the model of a run."""
-    config = source.config
-    if kind_of(config.task).name == "retrieval":
-        return declared_family(config.model.family, config.model.stand_in).backbone
-    return kind_of(config.task).heads[config.model.family]
-
-
-def _write_code(model: Any, folder: Path) -> None:
-    """Write the module with a model's class, and name it in config.json."""
-    name, config_name = type(model).__name__, type(model.config).__name__
-    code = Path(classifiers.__file__).read_text(encoding="utf-8")
-    if not hasattr(classifiers, name):
-        encoder = model.config.model_type.removeprefix(classifiers.MEAN_POOLING)
-        code += f'\n\n{config_name}, {name} = mean_pooling_classes("{encoder}")\n'
-    (folder / f"{CODE}.py").write_text(code, encoding="utf-8")
-    file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    auto = f"AutoModelFor{name.rpartition('For')[2]}"
-    config["auto_map"] = {"AutoConfig": f"{CODE}.{config_name}", auto: f"{CODE}.{name}"}
-    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if write_code(model, folder):
+        return True
+    if not type(model).__module__.startswith("transformers."):
+        raise UserError(f"transformers has no {type(model).__name__}, a class of peftkit; load the run by peftkit.load")
+    return False
 
 
 def check_tokenizer(source: ExportSource, folder: Path, **arguments: Any) -> None:
