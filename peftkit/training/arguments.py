@@ -41,6 +41,7 @@ def training_arguments(
         "dataloader_pin_memory": torch.cuda.is_available(),
         "use_cpu": not torch.accelerator.is_available(),
         "ddp_find_unused_parameters": unused_parameters,
+        "log_level_replica": "passive",  # as in the first process; others would log every missing head
         "logging_nan_inf_filter": False,  # it logs other losses in place of those that are not finite
     }
     disabled = {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
