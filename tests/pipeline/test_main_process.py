@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from helpers.two_processes import run_two
 
 from peftkit.config import UserError
-from peftkit.pipeline.main_process import follow_main_process
+from peftkit.pipeline.main_process import follow_main_process, locked_by_main_process, write_once
+from peftkit.pipeline.processes import ProcessError, one_outcome
 
 
 def decide() -> str:
@@ -28,6 +30,40 @@ def process(rank: int) -> None:
     assert found == ["train", "train"]
 
 
+def after_failure(rank: int) -> None:
+    """Follow a decision that process 0 failed to reach, then the one of the next block."""
+    with pytest.raises(OSError if rank == 0 else ProcessError, match="no space left"), one_outcome():
+        if rank == 0:
+            raise OSError("no space left")
+        follow_main_process("a", decide)
+    with one_outcome():
+        assert follow_main_process("a", decide) == "train"
+
+
 def test_all_processes_have_the_decision_of_the_first() -> None:
     assert follow_main_process("a", decide) == "train"
     assert run_two(process) == [0, 0]
+
+
+def test_a_decision_is_that_of_its_block() -> None:
+    assert run_two(after_failure) == [0, 0]
+
+
+def test_the_main_process_writes_once_and_locks_for_all(tmp_path: Path) -> None:
+    file, output = tmp_path / "shared", tmp_path / "output"
+
+    def write(rank: int) -> None:
+        def add_line() -> None:
+            time.sleep(0.3)
+            with file.open("a") as lines:
+                lines.write(f"{rank}\n")
+
+        for _ in range(2):
+            write_once(file, file.exists, add_line)
+            assert file.read_text() == "0\n"
+        with locked_by_main_process(output):
+            assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".lock")] == [".output.lock"]
+            time.sleep(0.5 * (rank == 0))  # until the other process has looked
+
+    assert run_two(write) == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["shared"]
