@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias, TypeVar
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -82,9 +83,14 @@ def inferred(column: pa.ChunkedArray) -> Cells:
     return column if is_usual else column.to_pylist()
 
 
-def list_lengths(table: Dataset, name: str) -> list[int]:
+def list_lengths(column: pa.ChunkedArray) -> list[int]:
     """Return the length of each list of a column."""
-    return pc.list_value_length(arrow_column(table, name)).to_pylist()  # type: ignore[no-any-return]
+    return pc.list_value_length(column).to_pylist()  # type: ignore[no-any-return]
+
+
+def unhashed(table: pa.Table) -> Dataset:
+    """Return a table without a hash of its content, which takes longer than encoding a few examples."""
+    return Dataset(table.replace_schema_metadata(), fingerprint=uuid4().hex)
 
 
 def cells_of(column: Cells) -> Iterable[Any]:

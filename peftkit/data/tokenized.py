@@ -16,6 +16,7 @@ from peftkit.data.array_cache import Arrays, code_digest, read_arrays, write_arr
 from peftkit.data.columns import text_columns
 
 MIN_EXAMPLES = 4000  # tokenizing fewer is about as fast as reading a file
+ONE_BATCH = 64  # examples that take less time than what `datasets` does for any number
 PACKAGES = ("tokenizers", "transformers", "datasets")
 # keys of a task that do not determine the tokens
 OTHER_KEYS = {
@@ -27,20 +28,22 @@ OTHER_KEYS = {
 
 def tokenize_examples(
     task_format: Any, examples: Dataset, tokens: Callable[[dict[str, list]], dict[str, Any]]
-) -> Dataset:
+) -> pa.Table:
     """Return the columns that `tokens` makes of batches of examples: lists of numbers, or a value for each example."""
     tokenizer = getattr(task_format.tokenizer, "backend_tokenizer", None)
     key = None if len(examples) < MIN_EXAMPLES or tokenizer is None else _key(task_format, examples)
     if key is not None and (stored := read_arrays("tokenized", key)) is not None:
         advance(len(examples))
         return _table(stored)
+    if key is None and 0 < len(examples) <= ONE_BATCH:
+        return pa.table(dict(tokens(examples[:])))
     found = examples.map(
         tokens,
         batched=True,
         keep_in_memory=True,
         remove_columns=examples.column_names,
         new_fingerprint=uuid4().hex,  # else `datasets` hashes the tokenizer, which takes longer than 1,000 texts
-    )
+    ).with_format("arrow")[:]
     if key is not None:
         write_arrays("tokenized", key, _arrays(found))
     return found
@@ -73,11 +76,11 @@ def _key(task_format: Any, examples: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _arrays(table: Dataset) -> Arrays:
+def _arrays(table: pa.Table) -> Arrays:
     """Return the values of each column and, of lists, their lengths."""
     arrays: Arrays = {}
     for number, name in enumerate(table.column_names):
-        column = table.with_format("arrow")[name][:].combine_chunks()
+        column = table[name].combine_chunks()
         if pa.types.is_list(column.type):
             arrays[f"{number} {name} lengths"] = torch.tensor(column.value_lengths().to_numpy())
             column = column.flatten()
@@ -85,7 +88,7 @@ def _arrays(table: Dataset) -> Arrays:
     return arrays
 
 
-def _table(arrays: Arrays) -> Dataset:
+def _table(arrays: Arrays) -> pa.Table:
     columns: dict[str, Any] = {}
     for place in sorted((name for name in arrays if not name.endswith(" lengths")), key=lambda n: int(n.split()[0])):
         values: Any = pa.array(arrays[place].numpy())
@@ -93,4 +96,4 @@ def _table(arrays: Arrays) -> Dataset:
             offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0, dtype=lengths.dtype)])
             values = pa.ListArray.from_arrays(pa.array(offsets.numpy()), values)
         columns[place.split(" ", 1)[1]] = values
-    return Dataset(pa.table(columns))
+    return pa.table(columns)

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 from datasets import Dataset
 
 from peftkit.config import TaskConfig, UserError
+from peftkit.data.arrow_columns import unhashed
 from peftkit.data.cells import parse_cells, text_of
 from peftkit.data.columns import ROW, text_columns
 from peftkit.data.datasets import example_reader
@@ -50,7 +52,7 @@ def unlabeled_examples(task: TaskConfig, table: Dataset, rows: Sequence[int], na
 def text_examples(task: TaskConfig, texts: Sequence[Sequence[Any]], rows: Sequence[int]) -> Dataset:
     """Return the parsed texts of each column as examples of the task, without labels."""
     columns = dict(zip(text_columns(task), texts, strict=True))
-    return Dataset.from_dict({"id": rows, **columns, "label": [None] * len(rows)})
+    return unhashed(pa.table({"id": pa.array(rows), **columns, "label": pa.nulls(len(rows))}))
 
 
 def parse_texts(task: TaskConfig, table: Dataset, name: str) -> list[list[Any]]:

@@ -12,7 +12,15 @@ from datasets import Dataset
 from helpers.commands import compose_config
 
 from peftkit.config import TaskConfig
-from peftkit.data.arrow_columns import inferred, is_complete, list_lengths, parse_distinct, select, texts_of
+from peftkit.data.arrow_columns import (
+    arrow_column,
+    inferred,
+    is_complete,
+    list_lengths,
+    parse_distinct,
+    select,
+    texts_of,
+)
 from peftkit.data.cells import text_of
 from peftkit.data.formats.base import label_mask
 from peftkit.data.sanity import check_examples
@@ -91,5 +99,6 @@ def test_lengths_and_labels_are_those_of_the_rows_of_a_selection() -> None:
     lists = [[1, 2], [], [3], [4, 5, 6]]
     table = Dataset.from_dict({"input_ids": lists, "label": [{"text": ["a"]}, None, {"text": []}, None]})
     chosen = table.select([3, 0, 1])
-    assert list_lengths(chosen, "input_ids") == [3, 2, 0] and label_mask(chosen).tolist() == [False, True, False]
+    assert list_lengths(arrow_column(chosen, "input_ids")) == [3, 2, 0]
+    assert label_mask(chosen).tolist() == [False, True, False]
     assert label_mask(Dataset.from_dict({"label": [None, None]})).tolist() == [False, False]

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, Value
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
@@ -16,7 +17,7 @@ from peftkit.config.label_names import boolean_hint, label_name
 from peftkit.config.progress import advance
 from peftkit.config.quoting import typed
 from peftkit.config.suggestions import listed
-from peftkit.data.arrow_columns import list_lengths
+from peftkit.data.arrow_columns import list_lengths, unhashed
 from peftkit.data.columns import ID, require_columns, text_columns
 from peftkit.data.datasets import SUBSET_SEED, ExampleReader
 from peftkit.data.formats.base import Encoded, Format, Predictions, fill_template, label_mask, tokenize
@@ -134,12 +135,12 @@ class SequenceClassificationFormat(Format):
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize at most `task.max_length` tokens per example."""
-        out = tokenize_examples(self, examples, self._tokens)
-        inputs = out.remove_columns(["truncated"])
+        tokens = tokenize_examples(self, examples, self._tokens)
+        inputs = tokens.drop_columns(["truncated"])
         return Encoded(
-            inputs.add_column("labels", self._targets(examples)),
-            list_lengths(inputs, "input_ids"),
-            sum(out["truncated"][:]),
+            unhashed(inputs.append_column("labels", pa.array(self._targets(examples)))),
+            list_lengths(inputs["input_ids"]),
+            sum(tokens["truncated"].to_pylist()),
             self.label_values(examples),
             label_mask(examples),
         )

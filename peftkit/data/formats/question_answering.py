@@ -9,7 +9,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from peftkit.config import UserError, refusal
 from peftkit.config.progress import advance
-from peftkit.data.arrow_columns import cells_of, list_lengths
+from peftkit.data.arrow_columns import arrow_column, cells_of, list_lengths
 from peftkit.data.cells import parse_cells
 from peftkit.data.columns import ID, ROW, require_columns, text_columns
 from peftkit.data.datasets import ExampleReader
@@ -85,7 +85,7 @@ class QuestionAnsweringFormat(Format):
         table = concatenate_datasets(list(tables))
         return Encoded(
             table,
-            list_lengths(table, "input_ids"),
+            list_lengths(arrow_column(table, "input_ids")),
             truncated,
             [None if label is None else list(label["text"]) for label in answers],
             label_mask(examples),

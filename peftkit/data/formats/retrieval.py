@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from peftkit.config.progress import advance
-from peftkit.data.arrow_columns import list_lengths
+from peftkit.data.arrow_columns import list_lengths, unhashed
 from peftkit.data.columns import text_columns
 from peftkit.data.formats.base import Encoded, Format, Predictions, tokenize
 from peftkit.data.tokenized import tokenize_examples
@@ -39,13 +39,12 @@ class RetrievalFormat(Format):
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize each text separately, at most `task.max_length` tokens; `positions` are the texts of each pair."""
-        out = tokenize_examples(self, examples, self._tokens)
-        inputs = out.remove_columns(["truncated"])
-        lengths = [list_lengths(inputs, f"{prefix}input_ids") for prefix in self._prefixes()]
+        tokens = tokenize_examples(self, examples, self._tokens)
+        lengths = [list_lengths(tokens[f"{prefix}input_ids"]) for prefix in self._prefixes()]
         return Encoded(
-            inputs,
+            unhashed(tokens.drop_columns(["truncated"])),
             np.sum(lengths, axis=0).tolist(),
-            sum(out["truncated"][:]),
+            sum(tokens["truncated"].to_pylist()),
             np.full(len(examples), BEST_RANK),
             np.full(len(examples), True),
             positions=list(zip(*(examples[column][:] for column in text_columns(self.task)), strict=True)),
