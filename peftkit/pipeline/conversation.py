@@ -72,7 +72,7 @@ class Conversation:
         errors = errors or list(filter(None, [unfeasible_length(task_format.task, prefix="")]))
         if errors:
             raise UserError("; ".join(errors))
-        task_format.max_prompt_tokens(task_format.reserved)
+        task_format.max_prompt_tokens(task_format.reserved, "max_new_tokens")
         self.bundle.format = task_format
 
     def answer(self, text: str, show: Callable[[str], None], is_stopped: Callable[[], bool]) -> Answer:

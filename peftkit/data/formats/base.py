@@ -182,15 +182,19 @@ class Format(ABC):
             return {name: float(count) for name, count in counts.items()} | hidden_count(encoded)
         return {name: int((known == number).sum()) for number, name in enumerate(self.names)} | hidden_count(encoded)
 
-    def max_prompt_tokens(self, max_new_tokens: int) -> int:
+    def max_prompt_tokens(self, max_new_tokens: int, key: str | None = None) -> int:
         """Return the maximum number of prompt tokens before an answer of `max_new_tokens`.
+
+        Args:
+            key: by which a user sets it; None: that of the command line.
 
         Raises:
             UserError: no token is left for a prompt.
         """
         limit = min(self.task.max_length, self.context_length - max_new_tokens)
         if limit < 1:
-            key = "task.max_target_length" if max_new_tokens <= self.task.target_length else MAX_NEW_TOKENS
+            if key is None:
+                key = "task.max_target_length" if max_new_tokens <= self.task.target_length else MAX_NEW_TOKENS
             wrong = f"{key}={max_new_tokens} leaves no tokens for a prompt of the model's {self.context_length}"
             raise UserError(refusal(wrong, f"{key}={max(1, self.context_length // 2)}", verb="set"))
         return limit
