@@ -96,12 +96,12 @@ function showError(message) {
 
 async function send(event) {
   event.preventDefault();
+  if (byId("answer").getAttribute("aria-busy") === "true") return;  // a disabled button would lose the focus
   const run = chosen();
   const example = {};
   for (const area of byId("fields").querySelectorAll("textarea")) {
     example[area.name] = run.kind === "token_classification" ? area.value.split(/\s+/).filter(Boolean) : area.value;
   }
-  byId("send").disabled = true;
   byId("answer").hidden = false;
   byId("answer").setAttribute("aria-busy", "true");
   try {
@@ -114,7 +114,6 @@ async function send(event) {
     showError("The server does not answer; is it still running?");
   } finally {
     byId("answer").setAttribute("aria-busy", "false");
-    byId("send").disabled = false;
   }
 }
 
