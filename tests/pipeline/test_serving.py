@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from helpers import commands
@@ -28,11 +28,12 @@ from safetensors import safe_open
 from peftkit.config import UserError
 from peftkit.config.sections import Serve
 from peftkit.data.miniglue import miniglue
-from peftkit.pipeline.serving import answers
+from peftkit.pipeline.serving import answers, server
 from peftkit.pipeline.serving.app import Service
 from peftkit.pipeline.serving.runs import ServedRun, load_runs
 from peftkit.pipeline.serving.server import open_socket, serve_until_stopped
 
+T = TypeVar("T")
 COLUMNS = {"sst2": ["sentence"], "stsb": ["sentence1", "sentence2"]}
 SETTINGS = Serve("127.0.0.1", 0, 0.003, 400, 8, 20_000, 16, 0.5)
 PAGE = Path(answers.__file__).parent / "page"
@@ -127,7 +128,8 @@ HOSTILE: list[tuple[Any, int, str]] = [
     (b'{"run": "sst2", "examples": [{"sentence": "\xff"}]}', 400, "not UTF-8 at byte 43"),
     (b'{"run": "sst2", "examples": [{"sentence": NaN}]}', 400, "JSON has no NaN"),
     (b'{"run": "sst2", "examples": [{"sentence": 1e999}]}', 400, "a number with a fraction, not a text"),
-    (b'{"run": "sst2", "examples": [{"sentence": ' + b"9" * 5000 + b"}]}", 400, "not JSON"),
+    (b'{"run": "sst2", "examples": [{"sentence": ' + b"9" * 5000 + b"}]}", 400, "a number has 5000 digits"),
+    ('\ufeff{"run": "sst2", "examples": []}'.encode(), 400, "examples is not a list"),  # a byte order mark
     (b'{"run": "sst2", "run": "stsb", "examples": []}', 400, "an object has run twice"),
     (b'{"run": "sst2", "examples": [{"sentence": "a", "sentence": "b"}]}', 400, "an object has sentence twice"),
     (rb'{"run": "sst2", "examples": [{"sentence": "\ud800"}]}', 400, "a surrogate without its pair"),
@@ -184,7 +186,7 @@ def test_other_requests_are_refused_too(runs: dict[str, ServedRun]) -> None:
             rebound = await client.post(body, {"host": "elsewhere.example"})
             assert [each.status for each in (slow, chunked, huge, form, rebound)] == [408, 413, 413, 415, 403]
             assert all(len(each.json) == 1 and "\n" not in each.json["error"] for each in (slow, huge, form, rebound))
-            assert [(await client.get(path)).status for path in ("/predict", "/x", "/../x")] == [405, 404, 404]
+            assert [(await client.get(path)).status for path in ("/predict", "/runs/", "/../x")] == [405, 404, 404]
             assert [(await client.get("/health", {"host": host})).status for host in ("[::1]:8000", "")] == [200, 403]
 
     asyncio.run(send())
@@ -336,23 +338,94 @@ def wait_for(port: int) -> None:
 
 
 def test_connections_without_a_request_are_closed(runs: dict[str, ServedRun]) -> None:
-    served = service(runs, timeout=1)
-    opened, seconds = open_socket(served.settings), []
-
-    def idle() -> None:
-        port = opened.getsockname()[1]
-        wait_for(port)
+    def idle(port: int) -> tuple[bytes, float]:
         started = time.monotonic()
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: local")
-            seconds.append((connection.recv(1), time.monotonic() - started))
-        os.kill(os.getpid(), signal.SIGTERM)
+        return exchange(port, b"POST /predict HTTP/1.1\r\nHost: local"), time.monotonic() - started
 
-    thread = threading.Thread(target=idle)
+    reply, seconds = while_served(service(runs, timeout=1), idle)
+    assert reply == b"" and seconds < 10
+
+
+def while_served(served: Service, client: Callable[[int], T]) -> T:
+    """Return what a client returns, which gets the port of a server that runs until then."""
+    opened, found = open_socket(served.settings), []
+    port = opened.getsockname()[1]
+
+    def run() -> None:
+        try:
+            wait_for(port)
+            found.append(client(port))
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=run)
     thread.start()
     serve_until_stopped(served, opened)
     thread.join()
-    assert seconds[0][0] == b"" and seconds[0][1] < 10
+    return found[0]
+
+
+def exchange(port: int, *parts: bytes) -> bytes:
+    """Send bytes over a connection of their own, in parts, and return all bytes until its end."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(0.02)
+        reply = b""
+        while received := connection.recv(1 << 16):
+            reply += received
+        return reply
+
+
+HEAD = b"Host: localhost\r\nConnection: close\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\n" + HEAD + b"\r\n"
+CHUNKED = b"POST /predict HTTP/1.1\r\n" + HEAD + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+NO_HTTP: list[tuple[list[bytes], int, str]] = [
+    ([b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"], 400, "not valid HTTP"),  # the start of TLS
+    ([b"GET /health HTTP/1.1\r\n\r\n"], 400, "not valid HTTP"),  # no host
+    ([b"GET / HTTP/1.1\r\n" + HEAD + b"X: y\r\n" * 20_000], 400, "its headers are too long"),
+    ([CHUNKED, b"zz\r\n\r\n"], 400, "not valid HTTP"),
+    ([CHUNKED, b'5\r\n{"exa\r\n'], 408, "the body did not arrive within 1 seconds"),  # without an end
+    ([b"BREW /predict HTTP/1.1\r\n" + HEAD + b"\r\n"], 405, "Method Not Allowed"),
+    ([b"GET /%00%ff/%2e%2e/x HTTP/1.1\r\n" + HEAD + b"\r\n"], 404, "Not Found"),
+]
+
+
+def test_what_is_not_http_is_refused_as_json_and_the_server_goes_on(runs: dict[str, ServedRun]) -> None:
+    def attack(port: int) -> list[bytes]:
+        return [exchange(port, *parts) for parts, _, _ in NO_HTTP] + [exchange(port, HEALTH)]
+
+    *replies, last = while_served(service(runs, timeout=1), attack)
+    for reply, (parts, status, message) in zip(replies, NO_HTTP, strict=True):
+        head, _, body = reply.partition(b"\r\n\r\n")
+        assert head.startswith(f"HTTP/1.1 {status} ".encode()) and b"application/json" in head, (parts[0][:40], head)
+        assert message in json.loads(body)["error"], parts[0][:40]
+    assert last.endswith(b'{"status":"ok"}')
+
+
+def test_an_answer_that_has_begun_is_not_followed_by_another_one(runs: dict[str, ServedRun]) -> None:
+    form = CHUNKED.replace(b"application/json", b"text/plain").replace(b"Connection: close\r\n", b"")
+    reply = while_served(service(runs, timeout=1), lambda port: exchange(port, form, b"1\r\n \r\n", b"zz\r\n\r\n"))
+    assert reply.startswith(b"HTTP/1.1 415 ") and reply.count(b"HTTP/1.1") == 1
+
+
+def test_too_many_connections_are_refused_until_others_end(
+    runs: dict[str, ServedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 4)
+
+    def crowd(port: int) -> list[bytes]:
+        others = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(4)]
+        replies = [exchange(port, HEALTH)]
+        for each in others:
+            each.close()
+        while not replies[-1].startswith(b"HTTP/1.1 200 ") and len(replies) < 100:  # the server notices it later
+            replies.append(exchange(port, HEALTH))
+        return replies
+
+    refused, *_, answered = while_served(service(runs, timeout=5), crowd)
+    assert refused.startswith(b"HTTP/1.1 503 ") and b'{"error":"the server has 4 connections; try' in refused
+    assert answered.startswith(b"HTTP/1.1 200 ")
 
 
 def test_an_address_that_cannot_be_opened_is_refused_with_another_one() -> None:

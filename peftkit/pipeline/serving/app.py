@@ -67,6 +67,7 @@ class Service:
         ]
         handlers: Any = {HTTPException: _http_error}
         app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+        app.router.redirect_slashes = False
         return self._guarded(app)
 
     async def health(self, _: Request) -> Response:
@@ -89,7 +90,7 @@ class Service:
             response = _http_error(request, error)
         except Exception as error:
             log(f"!! a request failed: {type(error).__name__}: {error_summary(error)}")
-            response = _json({"error": "the server failed on this request; its log has the reason"}, 500)
+            response = error_response("the server failed on this request; its log has the reason", 500)
         finally:
             self.active -= 1
             self.answered += 1
@@ -180,7 +181,7 @@ class Service:
                 await send(message)
 
             if scope["type"] == "http" and is_local and _host(scope) not in LOCAL:
-                refused = _json({"error": "this server answers to 127.0.0.1 and localhost only"}, 403)
+                refused = error_response("this server answers to 127.0.0.1 and localhost only", 403)
                 await refused(scope, receive, send_with_headers)
                 return
             await app(scope, receive, send_with_headers)
@@ -204,7 +205,12 @@ def _host(scope: Mapping[str, Any]) -> str:
 
 
 def _http_error(_: Request, error: HTTPException) -> Response:
-    return _json({"error": error.detail}, error.status_code, error.headers)
+    return error_response(error.detail, error.status_code, error.headers)
+
+
+def error_response(message: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the response to a request that is refused."""
+    return _json({"error": message}, status, headers)
 
 
 def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from peftkit.config.suggestions import listed
 
+MAX_DIGITS = 1000  # of a number
 DISCARDED = 32 * 2**20  # bytes of a body that is too large: a client that reads only after sending gets its answer
 
 
@@ -48,11 +49,11 @@ def parse_body(body: bytes) -> dict[str, Any]:
         HTTPException: it is anything else, or JSON that parsers read differently (400).
     """
     try:
-        text = body.decode()
+        text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise HTTPException(400, f"the body is not UTF-8 at byte {error.start}") from None
     try:
-        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        found = json.loads(text, object_pairs_hook=_unique, parse_int=_whole_number, parse_constant=_refuse_constant)
     except RecursionError:
         raise HTTPException(400, "the body is nested too deeply") from None
     except ValueError as error:
@@ -70,6 +71,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         counts = Counter(name for name, _ in pairs)
         raise ValueError(f"an object has {listed([counts.most_common(1)[0][0]])} twice")
     return found
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
 
 
 def _refuse_constant(name: str) -> None:

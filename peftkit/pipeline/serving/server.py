@@ -5,10 +5,12 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -16,18 +18,28 @@ from peftkit.config import UserError, refusal
 from peftkit.config.console import log
 from peftkit.config.sections import Serve
 from peftkit.config.signals import SIGNALS
-from peftkit.pipeline.serving.app import Service
+from peftkit.pipeline.serving.app import Service, error_response
+
+if sys.platform != "win32":
+    import resource
 
 MAX_CONNECTIONS = 1024
+FILES = 4096  # that the process may open: connections, those that are refused, and those that are not yet counted
 
 
-class TimedProtocol(H11Protocol):
-    """Closes a connection whose request line and headers do not arrive in time."""
+class GuardedProtocol(H11Protocol):
+    """Refuses as the application does, and closes a connection whose request line and headers do not arrive in time."""
 
     timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        excess = len(self.connections) - (limit := connection_limit())
+        if excess > 0:
+            more = {"Retry-After": "1", "Connection": "close"}
+            self.app = error_response(f"the server has {limit} connections; try again later", 503, more)
+        if excess > limit / 2:  # these too would take files until their request arrives
+            transport.abort()
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -38,6 +50,19 @@ class TimedProtocol(H11Protocol):
         if self.timer is not None:
             self.timer.cancel()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, unless an answer to the request has begun."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            refused = error_response("the request is not valid HTTP, or its headers are too long", 400)
+            headers = [*refused.raw_headers, (b"connection", b"close")]
+            for event in (
+                h11.Response(status_code=400, headers=headers),
+                h11.Data(bytes(refused.body)),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event))
+        self.transport.close()
 
     def _watch(self) -> None:
         is_waiting = self.cycle is None or self.cycle.response_complete
@@ -53,6 +78,24 @@ class TimedProtocol(H11Protocol):
             self.transport.close()
 
 
+def raise_file_limit() -> None:
+    """Let the process open enough files for all connections, as far as the system allows it."""
+    if sys.platform == "win32":
+        return
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+    if files != resource.RLIM_INFINITY and files < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def connection_limit() -> int:
+    """Return how many connections are answered, with files left for those that are refused."""
+    if sys.platform == "win32":
+        return MAX_CONNECTIONS
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, files // 2)
+
+
 class Server(uvicorn.Server):
     """Stops at the first signal once the service has answered what it took, at the second one without that.
 
@@ -63,9 +106,9 @@ class Server(uvicorn.Server):
         self.service, self.number = service, 0
         super().__init__(
             uvicorn.Config(
-                service.application(), http=TimedProtocol, ws="none", lifespan="on", loop="asyncio",
+                service.application(), http=GuardedProtocol, ws="none", lifespan="on", loop="asyncio",
                 log_config=None, access_log=False, server_header=False, proxy_headers=False,
-                limit_concurrency=MAX_CONNECTIONS, timeout_keep_alive=max(1, round(service.settings.timeout)),
+                timeout_keep_alive=max(1, round(service.settings.timeout)),
                 timeout_graceful_shutdown=max(1, round(service.settings.timeout)),
             )
         )  # fmt: skip
@@ -126,6 +169,7 @@ def open_socket(settings: Serve) -> socket.socket:
 def serve_until_stopped(service: Service, opened: socket.socket) -> int:
     """Answer requests until a signal, and return its number."""
     logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())  # its messages repeat those of the command
+    raise_file_limit()
     server = Server(service)
     host, port = opened.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
