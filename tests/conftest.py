@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.config_files import keep_config_files
 from helpers.fork_server import ForkServer
+from helpers.kept import keep_config_files, keep_generated_data
 
 gc.disable()  # until all is imported
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # the processes of the tests share the cores
@@ -29,6 +29,7 @@ def pytest_collection_finish() -> None:
     for name in ("sklearn.model_selection", "scipy.stats", "peftkit.jobs.finetune"):
         import_module(name)
     keep_config_files()
+    keep_generated_data()
     freeze_objects()
     import_module("peftkit.pipeline.verify").fork_verifier()  # a fresh process would import all again
     gc.set_threshold(50_000, 20, 20)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.config_files import keep_config_files
+from helpers.kept import keep_config_files, keep_generated_data
 
 TESTS = Path(__file__).resolve().parents[1]
 LIMIT = 60.0  # seconds for a command
@@ -146,13 +146,16 @@ def _import_libraries() -> None:
 
 
 def _fill_caches() -> None:
-    """Do once what the libraries keep: Hydra's grammar and files, the shipped config, the table of renamed weights."""
+    """Do once what can be kept: Hydra's grammar and files, the shipped config, data, the table of renamed weights."""
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     from peftkit.cli.compose import open_composer
     from peftkit.cli.validate import command_errors
+    from peftkit.data import miniglue
 
     keep_config_files()
+    keep_generated_data()
+    miniglue.miniglue("mrpc")
     get_checkpoint_conversion_mapping("bert")
     with open_composer(None) as composer:
         command_errors(["task=mrpc", "method=lora"], composer, None, False)

@@ -33,7 +33,7 @@ def without_places(page: dict) -> dict:
 
 
 def test_tables_tests_plots_and_page_are_the_same_from_an_archive(tmp_path: Path) -> None:
-    make_board(tmp_path / "runs", seeds=2)
+    make_board(tmp_path / "runs", seeds=2, methods=("full", "lora", "adapter", "ia3"))
     file = archive(tmp_path / "runs", tmp_path / "board.parquet")
     pages = []
     for name, place in (("folders", tmp_path / "runs"), ("archive", file)):

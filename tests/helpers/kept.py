@@ -1,4 +1,4 @@
-"""The config files of Hydra and of conf/, read once for all tests: reading and parsing them was half of a composition."""
+"""What every run of a test would do again: reading the config files, half of a composition, and generating its data."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.plugins import Plugins
 
 from peftkit import paths
+from peftkit.data import miniglue
 
 
 def keep_config_files() -> None:
@@ -20,6 +21,11 @@ def keep_config_files() -> None:
     for source in (FileConfigSource, ImportlibResourcesConfigSource):
         for name in ("is_config", "is_group", "load_config"):
             setattr(source, name, _kept(getattr(source, name)))
+
+
+def keep_generated_data() -> None:
+    """Generate the data of each GLUE task once; what reads it copies what it changes."""
+    miniglue.miniglue = cache(miniglue.miniglue)  # type: ignore[assignment]
 
 
 def _kept(method: Any) -> Any:
