@@ -1,4 +1,4 @@
-"""Runs the Python code of model cards in one process with transformers and PEFT, where peftkit cannot be imported."""
+"""Runs the Python code of model cards in one process, where peftkit cannot be imported."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import os
 import re
 import subprocess
 import sys
+import venv
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 PROGRAM = """
 import json, os, sys
@@ -30,14 +34,31 @@ def code_of(card: Path) -> str:
     return found[1]
 
 
-def predictions(cases: list[tuple[Path, list[Any]]], **environment: str) -> list[Any]:
+def bare_environment(folder: Path, *packages: str) -> str:
+    """Return the Python of a new virtual environment that has links to packages, and to what they require, alone."""
+    venv.create(folder, with_pip=False)
+    (site,) = folder.glob("lib/*/site-packages")
+    missing, found = [*packages], set()
+    while missing:
+        package = distribution(missing.pop())
+        if package.name not in found:
+            found.add(package.name)
+            needs = [Requirement(each) for each in package.requires or ()]
+            missing += [each.name for each in needs if each.marker is None or each.marker.evaluate({"extra": ""})]
+            for name in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
+                if not (site / name).exists():
+                    (site / name).symlink_to(Path(str(package.locate_file(name))))
+    return str(folder / "bin" / "python")
+
+
+def predictions(cases: list[tuple[Path, list[Any]]], python: str = sys.executable, **environment: str) -> list[Any]:
     """Return what `predict` of each card returns for its inputs; the code runs in the folder of the card."""
     lines = [
         json.dumps({"folder": str(card.parent), "code": code_of(card), "inputs": inputs}) + "\n"
         for card, inputs in cases
     ]
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], input="".join(lines), capture_output=True, text=True,
+        [python, "-I", "-c", PROGRAM], input="".join(lines), capture_output=True, text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import card_code, commands
+from helpers.hub_server import TOKEN, hub, use_hub
 
 import peftkit
+from peftkit.models.checkpoints import MINILM, PACKAGED
 
 Overrides = Callable[..., list[str]]
 FP32 = ("train.bf16=false", "train.learning_rate=2e-3")
@@ -32,15 +35,20 @@ def train(overrides: list[str]) -> Path:
     return folder
 
 
-def check(cards: list[Path], inputs: list[Any], **environment: str) -> None:
-    """Compare what the cards predict with what the runs, whose folders the cards are in or below, do.
+def export(run: Path, name: str, *more: str) -> Path:
+    """Return the card of an export."""
+    return Path(commands.run(["job=export", f"run={run}", f"format={name}", "source=offline", *more])) / "README.md"
+
+
+def check(cards: list[Path], inputs: list[Any], runs: list[Path] | None = None, **settings: str) -> None:
+    """Compare what the cards predict with what the runs do, by default those whose folders the cards are in or below.
 
     Probabilities of classes are those that training recorded.
     """
-    runs = [card.parent if (card.parent / "result.json").is_file() else card.parent.parent for card in cards]
+    runs = runs or [card.parent if (card.parent / "result.json").is_file() else card.parent.parent for card in cards]
     tables = [pd.read_parquet(run / "predictions.parquet") for run in runs]
     texts = [_texts(table) if given is None else given for table, given in zip(tables, inputs, strict=True)]
-    found = card_code.predictions(list(zip(cards, texts, strict=True)), **environment)
+    found = card_code.predictions(list(zip(cards, texts, strict=True)), **settings)
     for run, table, given, rows in zip(runs, tables, inputs, found, strict=True):
         if given is None:
             assert len(rows) == len(table) > 20
@@ -68,8 +76,12 @@ def test_the_code_of_a_card_predicts_as_the_run_did(tiny: Overrides) -> None:
 @pytest.mark.slow
 def test_every_method_and_model_of_classes_and_its_merged_checkpoint(tiny: Overrides) -> None:
     runs = [train(tiny(model, *MODELS[model], method)) for model, method in CELLS]
-    merged = [commands.merge(run) for run, (_, method) in zip(runs, CELLS, strict=True) if method != "method=full"]
-    cards = [folder / "README.md" for folder in (*runs, *merged)]
+    for run, (_, method) in zip(runs, CELLS, strict=True):
+        export(run, "transformers")
+        if method != "method=full":
+            commands.merge(run)
+    cards = [card for run in runs for card in sorted(run.glob("**/README.md"))]
+    assert len(cards) == 3 * 2 * 3 + 3 * 2
     check(cards, [None] * len(cards))
 
 
@@ -94,7 +106,10 @@ KINDS: dict[str, tuple[str, list[str], list[Any] | None]] = {
     "turns": ("gpt2", ["task=instructions", "task.dataset={answers}", "task.text=[text]", "task.label=answer",
                "task.max_target_length=16"], [[{"role": "user", "content": text}] for text in WORDS]),
     "with base": ("gpt2", ["task=sst2", "export.with_base=true"], None),
+    "soft prompt": ("bert", ["task=sst2", "model.pooling=mean", "method=peft", "method.config._target_=peft.PromptTuningConfig",
+                             "method.config.num_virtual_tokens=4"], None),
 }  # fmt: skip
+GGUF = ("answers", "turns")
 ANSWERS = [{"text": text, "more": more, "answer": more[:9]} for text, more in PAIRS]
 FILES: dict[str, list[dict[str, Any]]] = {
     "tags": [{"tokens": text.split(), "tags": ["O", *["B-X"] * (len(text.split()) - 1)]} for text in WORDS * 4],
@@ -116,7 +131,14 @@ def test_other_kinds_heads_and_poolings(tiny: Overrides, tmp_path: Path) -> None
     for model, overrides, _ in KINDS.values():
         filled = [each.format(**files, text="{text}", more="{more}") for each in overrides]
         runs.append(train(tiny(model, *filled)))
-    check([run / "README.md" for run in runs], [inputs for _, _, inputs in KINDS.values()])
+    inputs = [given for _, _, given in KINDS.values()]
+    cards = [run / "README.md" for run in runs] + [export(run, "transformers") for run in runs]
+    of_gguf = [
+        (export(run, "gguf", "export.gguf_type=f32"), KINDS[kind][2])
+        for kind, run in zip(KINDS, runs, strict=True)
+        if kind in GGUF
+    ]
+    check([*cards, *(card for card, _ in of_gguf)], [*inputs, *inputs, *(given for _, given in of_gguf)])
 
 
 def test_the_code_of_a_method_that_peft_lacks_loads_with_peftkit(
@@ -146,3 +168,33 @@ def test_a_base_of_the_hub_is_loaded_at_its_commit(
     (card,) = tmp_path.glob("outputs/**/README.md")
     assert f'from_pretrained("me/base", revision="{commit}"' in card.read_text(encoding="utf-8")
     check([card], [None], HF_HUB_CACHE=str(cache))
+
+
+@pytest.mark.slow
+def test_cards_run_where_torch_transformers_and_peft_alone_are_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = [
+        "model=minilm", "task=sst2", "source=offline", f"out={tmp_path}/outputs", "task.max_train_samples=64",
+        "task.max_eval_samples=24", "train.num_train_epochs=1", "train.disable_tqdm=true",
+    ]  # fmt: skip
+    lora = train([*common, "method=lora", "export.with_base=true", "calibration.holdout=0.3"])
+    full, cards = train([*common, "method=full"]), []
+    for run, packages in ((lora, "torch, transformers, peft"), (full, "torch, transformers")):
+        assert f"It needs {packages}, and no other package" in (run / "README.md").read_text(encoding="utf-8")
+    module, path, _ = PACKAGED["minilm"]
+    with hub() as server:
+        server.add(MINILM, Path(str(resources.files(module))) / path)
+        use_hub(server, monkeypatch, tmp_path / "cache")
+        for name, run, what in (("adapter", lora, "adapter"), ("merged", lora, "merged"), ("full", full, None)):
+            more = [] if what is None else [f"push.what={what}"]
+            commands.run(["job=push", f"run={run}", f"repo=ada/{name}", *more])
+            cards.append(tmp_path / name / "README.md")
+            cards[-1].parent.mkdir()
+            cards[-1].write_bytes(server.repository(f"ada/{name}").files()["README.md"])
+        python = card_code.bare_environment(tmp_path / "environment", "torch", "transformers", "peft")
+        assert not [*(tmp_path / "environment").glob("lib/*/site-packages/*peftkit*")]
+        assert not [*(tmp_path / "environment").glob("lib/*/site-packages/datasets")]
+        environment = {**server.environment, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "home")}
+        runs = [lora, full, lora, lora, full]
+        check([lora / "README.md", full / "README.md", *cards], [None] * 5, runs, python=python, **environment)
