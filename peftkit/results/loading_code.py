@@ -49,12 +49,17 @@ class Artifact:
 
 @dataclass
 class Code:
-    """Lines of code, the names that they import by module, and why they need another package than PEFT."""
+    """Lines of code, the names that they import by module, and why they need another package than PEFT.
+
+    Args:
+        own_class: the module beside the artifact, and the class in it, that they load because transformers lacks it.
+    """
 
     lines: list[str] = field(default_factory=list)
     imports: dict[str, set[str]] = field(default_factory=dict)
     modules: set[str] = field(default_factory=set)
     needs: str = ""
+    own_class: str | None = None
 
     def name(self, name: str, module: str = "transformers") -> str:
         """Import a name and return it."""
@@ -93,13 +98,14 @@ def loading_code(run: RunConfig, artifact: Artifact) -> Code:
         code.modules.add(package)
     if artifact.name == "prompt":
         return _prompt_code(run, artifact, code)
+    code.own_class = None if "peftkit" in code.modules else _own_class(run, artifact)
     path = literal(artifact.path)
     if artifact.name == "adapter":
         _add_adapter(run, artifact, code)
     else:
         more = [f"{name}={literal(value)}" for name, value in artifact.arguments.items()]
         more += ["add_pooling_layer=False"] if _has_unused_pooler(run, artifact) else []
-        more += ["trust_remote_code=True"] if _own_class(run, artifact) and "peftkit" not in code.modules else []
+        more += ["trust_remote_code=True"] if code.own_class else []
         if artifact.name == "gguf":
             more += [f"quantization_config={code.name('GgufConfig')}(dequantize=True)", 'dtype="float32"']
         code.lines.append(f"model = {code.name(auto_name(run))}.from_pretrained({', '.join([path, *more])}).eval()")
@@ -110,13 +116,13 @@ def loading_code(run: RunConfig, artifact: Artifact) -> Code:
 
 def _add_adapter(run: RunConfig, artifact: Artifact, code: Code) -> None:
     """Add the code that loads the base of an adapter, and the adapter over it."""
-    path, own = literal(artifact.path), _own_class(run, artifact) if "peftkit" not in code.modules else None
-    if own is None:
+    path = literal(artifact.path)
+    if code.own_class is None:
         auto, config = code.name(auto_name(run)), code.name("AutoConfig")
     else:
         auto, config = "model_class", "model_class.config_class"
         load_class = code.name("get_class_from_dynamic_module", "transformers.dynamic_module_utils")
-        code.lines.append(f'model_class = {load_class}("{BASE}/{own}", {path})')
+        code.lines.append(f'model_class = {load_class}("{BASE}/{code.own_class}", {path})')
     code.lines.append(f'config = {config}.from_pretrained({path}, subfolder="{BASE}")')
     pooler = ", add_pooling_layer=False" if _has_unused_pooler(run, artifact) else ""
     code.lines.append(f"base = {auto}.from_pretrained({_base_arguments(artifact, code)}, config=config{pooler})")

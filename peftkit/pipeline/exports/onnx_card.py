@@ -9,7 +9,7 @@ from peftkit.data.columns import text_columns
 from peftkit.data.formats.classification import text_to_text_template
 from peftkit.data.formats.question_answering import MAX_ANSWER_TOKENS
 from peftkit.metrics.calibration import DEFAULT_THRESHOLD, probabilities
-from peftkit.pipeline.exports.base import ExportSource
+from peftkit.pipeline.exports.base import AGREEMENT, ExportSource
 from peftkit.results.loading_code import Artifact, literal
 from peftkit.results.model_card import compose_card, fenced
 from peftkit.results.prediction_code import positional_template
@@ -33,7 +33,7 @@ def write_card(source: ExportSource, folder: Path, inputs: Sequence[str]) -> Non
     use = f"""## Use it
 
 `model.onnx` computes the scores of the run: batches of any size, up to {_limit(source)} tokens.
-`export.json` records by how much its answers differ from those of the run. In this folder:
+{AGREEMENT} In this folder:
 
 {fenced("python", chr(10).join(code))}
 
