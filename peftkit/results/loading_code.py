@@ -100,16 +100,18 @@ def loading_code(run: RunConfig, artifact: Artifact) -> Code:
         return _prompt_code(run, artifact, code)
     code.own_class = None if "peftkit" in code.modules else _own_class(run, artifact)
     path = literal(artifact.path)
+    # of the tokenizer, too: transformers reads the config beside it, and else waits for an answer on stdin
+    trusted = ["trust_remote_code=True"] if code.own_class and artifact.name != "adapter" else []
     if artifact.name == "adapter":
         _add_adapter(run, artifact, code)
     else:
         more = [f"{name}={literal(value)}" for name, value in artifact.arguments.items()]
         more += ["add_pooling_layer=False"] if _has_unused_pooler(run, artifact) else []
-        more += ["trust_remote_code=True"] if code.own_class else []
+        more += trusted
         if artifact.name == "gguf":
             more += [f"quantization_config={code.name('GgufConfig')}(dequantize=True)", 'dtype="float32"']
         code.lines.append(f"model = {code.name(auto_name(run))}.from_pretrained({', '.join([path, *more])}).eval()")
-    settings = [path, *(f"{name}={literal(value)}" for name, value in artifact.tokenizer_arguments.items())]
+    settings = [path, *(f"{name}={literal(value)}" for name, value in artifact.tokenizer_arguments.items()), *trusted]
     code.lines.append(f"tokenizer = {code.name('AutoTokenizer')}.from_pretrained({', '.join(settings)})")
     return code
 

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 PROGRAM = """
 import json, os, sys
 sys.modules["peftkit"] = None
-for line in sys.stdin:
+for line in sys.stdin.read().splitlines():  # all: transformers may wait for an answer on stdin
     request = json.loads(line)
     os.chdir(request["folder"])
     names = {"__name__": "card"}
