@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,18 @@ def choose(overrides: Sequence[str]) -> list[RunConfig]:
 
 
 def compose_config(overrides: Sequence[str], extra: Path | None = None) -> DictConfig:
-    """Compose the config of one run."""
+    """Compose the config of one run; that of shipped files, which many tests start from, once."""
+    is_shipped = extra is None and not any(override.startswith("recipe=") for override in overrides)
+    compose = _compose_once if is_shipped else _compose
+    return copy.deepcopy(compose(tuple(overrides), extra))
+
+
+def _compose(overrides: tuple[str, ...], extra: Path | None) -> DictConfig:
     with open_composer(extra) as composer:
         return without_hydra(composer([normalize_override(override) for override in overrides]))
+
+
+_compose_once = lru_cache(maxsize=32)(_compose)
 
 
 def expand_sweep(overrides: Sequence[str], extra: Path | None = None) -> list[list[str]]:
