@@ -41,7 +41,7 @@ def pytest_runtest_logfinish() -> None:
     """Leave out what the libraries keep since, such as the tables of a parser."""
     global finished_tests
     finished_tests += 1
-    if finished_tests % 200 == 0:
+    if finished_tests % 20 == 0:
         freeze_objects()
 
 
