@@ -84,6 +84,24 @@ def test_two_processes_write_what_one_writes_once(run: Path, fork_server: ForkSe
 
 
 @pytest.mark.slow
+def test_two_processes_merge_the_adapter_that_they_start_from_once(
+    tiny: Overrides, fork_server: ForkServer, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text(
+        "".join(f"The film {number} is a warm story of a town.\n" for number in range(400))
+    )
+    (folder,) = commands.finetune(
+        *tiny("gpt2", "task=language_modeling", f"task.dataset={tmp_path}/text.txt", "method=lora")
+    )
+    command = tiny("gpt2", "job=downstream", f"run={folder}", "task=mrpc", "method=ia3")
+    done = fork_server.run(command, tmp_path, entry="helpers.two_processes:main")
+    assert done.code == 0, done.output
+    assert done.stderr.count("is merged into its base") == 1 and (folder / "merged" / "config.json").is_file()
+    (gain,) = json.loads((folder / "result.json").read_text())["language"]["downstream"].values()
+    assert gain["seeds"].keys() == {"0"}
+
+
+@pytest.mark.slow
 def test_torchrun_scores_once_and_does_not_merge(run: Path, tmp_path: Path) -> None:
     done = torchrun("-m", "peftkit", "job=evaluate", f"run={run}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
