@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from scipy import optimize, stats
@@ -74,7 +75,7 @@ def _classes(
     luck = random.normal(size=examples)
     predictions = np.empty((world.methods, world.seeds, examples), int)
     for method in range(world.methods):
-        level = _level(metrics, share, goal + gains[method], noise[method], world.collapse)
+        level = _level(tuple(metrics), share, goal + gains[method], noise[method], world.collapse)
         own = random.normal(size=examples)
         for seed in range(world.seeds):
             again = random.normal(size=examples)
@@ -84,7 +85,8 @@ def _classes(
     return labels, predictions
 
 
-def _level(metrics: Sequence[str], share: float, goal: float, noise: float, collapse: float) -> float:
+@cache
+def _level(metrics: tuple[str, ...], share: float, goal: float, noise: float, collapse: float) -> float:
     """Return the level whose score, averaged over seeds, is the goal: noisier methods are not worse on average."""
     fallen = collapse * float(expected(metrics, share, np.array([0.5]))[0])
 
