@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,3 +38,12 @@ def broken_off(step: int) -> Iterator[None]:
         patch.setattr(training, "fit", broken_fit)
         patch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)  # each epoch has its checkpoint
         yield
+
+
+def leave_unfinished(folder: Path) -> None:
+    """Leave the folder of a finished run as a kill before its weights were saved does."""
+    record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    record["meta"] |= {"status": "running", "finished": None}
+    (folder / "result.json").write_text(json.dumps({**record, "files": {}}), encoding="utf-8")
+    for name in ("model", "adapter"):
+        shutil.rmtree(folder / name, ignore_errors=True)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import commands
 from helpers.commands import check
+from helpers.interruption import leave_unfinished
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -68,6 +69,8 @@ def test_a_combination_is_a_run_and_an_entry_of_the_board(
     commands.evaluate(found[0], "source=offline")
     again = combine(runs[0], [1, -0.5])
     assert again == found[:2] and "finished already" in capsys.readouterr().err
+    leave_unfinished(found[1])
+    assert combine(runs[0], [1, -0.5]) == found[:2] and RunResult(found[1]).record["meta"]["status"] == "finished"
     board = peftkit.leaderboard(tmp_path / "combined")
     assert {(each.task, each.method, tuple(each.seeds)) for each in board.entries if not each.is_baseline} == {
         ("sst2", "combine", (0, 1)),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import commands
 from helpers.commands import check
+from helpers.interruption import broken_off
 
 import peftkit
 from peftkit import api
@@ -93,6 +94,21 @@ def test_a_task_scored_over_its_own_weights_has_the_score_of_its_run(tiny: Overr
         run = RunResult(folder)
         found = score_with_head(run, run, load_scored_examples(config, run))
         assert found == pytest.approx(task_score(run.record["scores"]))
+
+
+@pytest.mark.slow
+def test_an_interrupted_sequence_goes_on_where_it_was(tiny: Overrides, tmp_path: Path) -> None:
+    own = ("method=lora", "train.bf16=false", "train.save_strategy=steps", "train.save_steps=1")
+    overrides = tiny("bert", "job=continual", "tasks=[mrpc,stsb]", *own)
+    expected = result_of(_trained([*overrides, f"out={tmp_path}/unbroken"])[0])["continual"]
+    (first,) = commands.finetune(*tiny("bert", "task=mrpc", *own))
+    written = (first / "result.json").stat().st_mtime_ns
+    with broken_off(2):
+        _trained(overrides)  # in its second run
+    folder, begun = _trained(overrides)
+    assert begun[0] == first and (first / "result.json").stat().st_mtime_ns == written
+    found = result_of(folder)["continual"]
+    assert {name: found[name] for name in ("matrix", "alone")} == {name: expected[name] for name in ("matrix", "alone")}
 
 
 @pytest.mark.parametrize(

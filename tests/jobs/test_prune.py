@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import commands
 from helpers.commands import check
+from helpers.interruption import leave_unfinished
 
 import peftkit
 from peftkit.config import UserError
@@ -120,6 +121,8 @@ def test_a_pruned_run_is_trained_and_pruned_again(tiny: Overrides) -> None:
         (trained,) = commands.finetune(*words, f"method={method}", f"model.checkpoint={found}")
         return trained
 
+    leave_unfinished(found)
+    assert pruned(folder, "prune.heads=0.25")[1]["meta"]["status"] == "finished"
     again("prefix")
     _, twice = pruned(again("lora"), "prune.heads=0.34")
     assert sum(map(len, json.loads((found / "model/config.json").read_text())["pruned_heads"].values())) == 1
