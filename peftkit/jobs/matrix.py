@@ -24,15 +24,19 @@ MODELS = {  # name in conf/model: name of its tiny checkpoint, title on the page
     "t5_encoder": ("t5", "T5, only the encoder"),
 }
 GENERIC_METHOD = "peft"  # conf/method/peft.yaml, whose config class the user sets
-EXTRAS = {"merges": "merges", "several": "several adapters", "mixed": "mixed batches", "4-bit": "on a 4-bit base"}
+EXTRAS = {
+    "merges": "merges", "several": "several adapters", "mixed": "mixed batches", "4-bit": "on a 4-bit base",
+    "tasks": "several tasks", "tags": "tags of tasks",
+}  # fmt: skip
 HEADER = """# Every method with every model and head
 
 Written by `python -m peftkit job=matrix`, which checks each combination on a tiny model of the family: it trains, every
 trainable weight gets a gradient, and every frozen weight stays bitwise identical. The same scores are required of an
 example by itself and in a padded batch, of a saved and loaded model, of the base and a model with its adapter disabled,
 and of the model before and after adding a second adapter or merging. They are compared in fp32, also over a 4-bit base,
-and padding over any other base in fp64, with a relative tolerance of 1e-5 (merging: 1e-4). A number refers to a reason
-below. matrix.json has all results."""
+and padding over any other base in fp64, with a relative tolerance of 1e-5 (merging: 1e-4). "several
+tasks" are two heads over one body, where the loss of a task must not reach the head of the other. A number refers to a
+reason below. matrix.json has all results."""
 
 
 def matrix(config: RunConfig) -> None:
@@ -91,6 +95,7 @@ def _cell(result: Combination, reasons: dict[str, int]) -> str:
 
 def _where(supported: Sequence[Combination], extra: str) -> str:
     """Return yes, no, or the models and heads that have the capability."""
+    supported = [each for each in supported if extra in each.extras]
     having = [each for each in supported if each.extras[extra]]
     if len(having) in (0, len(supported)):
         return "yes" if having else "no"

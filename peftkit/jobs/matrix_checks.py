@@ -21,6 +21,7 @@ from peftkit.data.columns import text_columns
 from peftkit.data.datasets import example_reader
 from peftkit.data.formats import Encoded
 from peftkit.data.miniglue import sentences
+from peftkit.jobs.matrix_tasks import trains_two_tasks
 from peftkit.methods import is_mergeable, load_adapter, merge_adapter
 from peftkit.models.load import auto_class, load_model
 from peftkit.models.tiny import tiny_checkpoints
@@ -38,6 +39,7 @@ PAIRS_APART = "pairs_apart"  # classification with model.pairs=apart
 HEAD_TASKS = (
     "classification", "regression", PAIRS_APART, "token_classification", "question_answering", "causal_lm", "seq2seq",
 )  # fmt: skip
+TASKS_HEAD = "classification"  # of both tasks, where several train together
 SUPPORTED, REFUSED, FAILED = "supported", "refused", "failed"
 STEPS, EXACT = 8, 1e-5  # training steps; relative tolerance of scores in fp32
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
@@ -50,7 +52,7 @@ class Combination:
     """A method on a model with a head, whether it is supported, and the reason if not.
 
     `extras` are the capabilities of a supported combination: merges, several (adapters at once), mixed (an adapter per
-    example), 4-bit.
+    example), 4-bit; with the head TASKS_HEAD also tasks (several over one body) and tags (of tasks).
     """
 
     method: str
@@ -170,8 +172,12 @@ def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool
         loaded = TrainingBundle(model, bundle.tokenizer, loaded_format)
         restore_steering(loaded, config, scratch / PROMPT_FOLDER)
     _expect("saving and loading", trained, _scores(loaded, loaded.format.encode(examples)))
+    together = {}
+    if config.task.kind == TASKS_HEAD and config.model.pairs is None:
+        for name, has_tags in (("tasks", False), ("tags", True)):
+            together[name] = trains_two_tasks(config, source, names, examples, scratch / name, has_tags)
     if not isinstance(loaded.model, PeftModel):
-        return {"merges": is_trained, "several": False, "mixed": False, "4-bit": False}
+        return {"merges": is_trained, "several": False, "mixed": False, "4-bit": False, **together}
     base = replace(bundle, model=load_base())
     with loaded.model.disable_adapter():
         _expect("a disabled adapter", _scores(base, encoded), _scores(loaded, encoded))
@@ -180,6 +186,7 @@ def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool
         "mixed": _has_mixed(loaded, encoded),
         "4-bit": _trains_in_4_bits(config, source, names, examples),
         "merges": is_mergeable(loaded.model),
+        **together,
     }
     if extras["merges"] and not config.method.quantization:
         _expect("merging", trained, _scores(replace(bundle, model=merge_adapter(loaded.model)), encoded), 1e-4)
