@@ -92,8 +92,11 @@ def _new_context(config: RunConfig, run: RunResult) -> RunContext:
         )
     sources, setup = record["audit"]["sources"], record["run"]["setup"]
     result = new_result(pruned, sources, setup) | {"audit": record["audit"], "search": record["search"]}
-    name = run_folder.run_folder(pruned, sources, setup).name
-    return RunContext(pruned, base_source(run), data, run.folder.absolute().parent / name, result)
+    standard, place = run_folder.run_folder(pruned, sources, setup), run.folder.absolute().parent
+    folder = place / standard.name
+    if trained.tasks is not None:  # whose folder is in that of the whole run, which is deleted as a whole
+        folder = Path(*place.parts[:-5], *standard.parts[-5:])
+    return RunContext(pruned, base_source(run), data, folder, result)
 
 
 def _prune(context: RunContext, run: RunResult) -> None:

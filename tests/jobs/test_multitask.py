@@ -280,6 +280,8 @@ def test_one_of_several_tasks_starts_another_run_and_is_combined(tiny: Overrides
     run = peftkit.finetune(task="rte", start=folder / "sst2", train={"max_steps": 1}, **settings)
     found = run.record["run"]["config"]["method"]["config"]
     assert (found["r"], found["lora_alpha"]) == (16, 32)
+    small = peftkit.prune(folder / "sst2", heads=0.5)
+    assert small.folder.parents[4] == folder.parents[4] and small.folder.parents[2].name == "sst2"
     both = peftkit.combine([folder / "sst2", folder / "stsb"], [1, 0], source="offline", out=tmp_path / "combined")
     texts = ["a fine film", "a bad film"]
     expected = [each.scores for each in peftkit.predict(folder / "sst2", texts)]
