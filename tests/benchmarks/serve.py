@@ -1,6 +1,6 @@
-"""Serve runs to 64 clients for a minute, compare each answer with job=predict, and write docs/results/serve.md.
+"""Serve runs to 64 clients for some thousand requests, compare each answer with job=predict, and write docs/results/serve.md.
 
-python tests/benchmarks/serve.py RUN [RUN ...] [--seconds 60] [--clients 64] [--page FILE]
+python tests/benchmarks/serve.py RUN [RUN ...] [--requests 4000] [--clients 64] [--page FILE]
 
 Runs of classifiers on one checkpoint; the examples are the first 200 validation examples of each. Beside it, the latency of
 transformers' pipeline with the merged checkpoint of the first run, text by text. At the end the server gets
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import math
 import os
 import platform
 import random
@@ -24,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,9 @@ TRAINED = """The runs are of this command with `TASK` sst2 and rte, seed 0:
 python -m peftkit task=TASK model=minilm method=lora source=offline data_root=GLUE task.max_train_samples=320 task.max_eval_samples=100 \\
     train.num_train_epochs=1 train.per_device_train_batch_size=32 calibration.holdout=0.1
 ```"""
-EXAMPLES, TOLERANCE, WARM = 200, 1e-4, 0.2  # the last: share of the time after which memory should not grow
+EXAMPLES, TOLERANCE = 200, 1e-4
+WARM = 20  # requests before those that are measured
+PARTS = 8  # of the requests, for each of which the lowest and the highest resident memory is shown
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,22 @@ class Case:
 
 @dataclass
 class Load:
-    """What clients saw, and the resident memory of the server in MB by second."""
+    """What clients saw, and the resident memory of the server in MB with the requests answered until then.
 
+    The clients stop after `requests`, together, or at an error.
+    """
+
+    requests: int = sys.maxsize
     seconds: list[float] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
-    memory: list[float] = field(default_factory=list)
+    memory: list[tuple[int, float]] = field(default_factory=list)
     wall: float = 0.0
     cpu: float = 0.0  # seconds of the server
     largest: float = 0.0  # difference of a probability
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def main(runs: Sequence[Path], clients: int, seconds: float, page: Path) -> None:
+def main(runs: Sequence[Path], clients: int, requests: int, page: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         cases = [
             case for name, run in named_runs([*map(RunResult, runs)]).items() for case in cases_of(name, run, scratch)
@@ -73,34 +81,37 @@ def main(runs: Sequence[Path], clients: int, seconds: float, page: Path) -> None
         first = [case for case in cases if case.run == cases[0].run]
         server, port = start(runs[:1])
         alone = [replace(case, run=None) for case in first]  # the only one needs no name
-        loads = [attack(port, server.pid, alone, number, seconds / 4) for number in (1, clients)]
+        attack(port, server.pid, alone, 1, WARM)
+        loads = [attack(port, server.pid, alone, *load) for load in ((1, EXAMPLES), (clients, requests // 4))]
         server.terminate()
         server.wait(300)
         server, port = start(runs)
-        load = attack(port, server.pid, cases, clients, seconds)
+        load = attack(port, server.pid, cases, clients, requests)
         batches = mean_batch(port)
         drained, drain_seconds = stopped(server, port, cases, clients, signal.SIGTERM)
         code = server.wait(300)
         server, port = start(runs)
         killed, kill_seconds = stopped(server, port, cases, clients, signal.SIGKILL)
         server.wait(300)
-        one, shared, cpu = pipeline_seconds(runs[0], [case.example for case in first], clients, seconds / 4)
+        one, shared, shared_wall, cpu = pipeline_seconds(
+            runs[0], [case.example for case in first], clients, requests // 8
+        )
     largest = max(each.largest for each in (*loads, load))
     lines = [
         "# Served under load, measured", "", TRAINED, "",
-        f"`python tests/benchmarks/serve.py {' '.join(['RUN'] * len(runs))} --seconds {seconds:g}`: {described(runs)}. {len(cases)} validation examples,",
-        f"one a request; each answer is compared with `job=predict ... train.bf16=false`, within {TOLERANCE:g}. {machine()}, {os.cpu_count()} cores that the",
+        f"`python tests/benchmarks/serve.py {' '.join(['RUN'] * len(runs))} --requests {requests}`: {described(runs)}. {len(cases)} validation examples,",
+        f"one a request; each answer is compared with `job=predict ... train.bf16=false`, within {TOLERANCE:g}. {date.today()}, {machine()}, {os.cpu_count()} cores that the",
         f"clients and other programs used too, {os.environ.get('OMP_NUM_THREADS', 'all')} thread(s) a process, fp32. So the CPU time of a request is a better figure than its latency.", "",
         "| | clients | requests | wrong | a second | median | 99th percentile | CPU time of a request |", "|---|---|---|---|---|---|---|---|",
         row("job=serve, first run alone", 1, loads[0]), row("job=serve, first run alone", clients, loads[1]),
         row("job=serve, all runs", clients, load),
         f"| pipeline, first run, text by text | 1 | {len(one)} | | {len(one) / sum(one):.1f} | {ms(one, 50)} | {ms(one, 99)} | {1000 * cpu:.0f} ms |",
-        f"| the same, callers take turns | {clients} | {len(shared)} | | {len(shared) / (seconds / 4):.1f} | {ms(shared, 50)} | {ms(shared, 99)} | |", "",
+        f"| the same, callers take turns | {clients} | {len(shared)} | | {len(shared) / shared_wall:.1f} | {ms(shared, 50)} | {ms(shared, 99)} | |", "",
         "The pipeline has the merged checkpoint (`job=merge`). A server of one run merges the adapter in memory, one of several keeps their adapters over the base. The pairs\nof RTE are several times as long as the sentences of SST-2.", "",
         f"Outcomes of the {clients} clients with all runs: {counted(load)}. The largest difference of a probability is {largest:.1e}. A batch has {batches:.1f} examples",
         "on average, split by length.", "",
-        f"Resident memory of the server: {load.memory[0]:.0f} MB at the start of the last load, {at(load, WARM):.0f} MB after {WARM:.0%} of it, {at(load, 0.6):.0f} MB after 60%, "
-        f"{load.memory[-1]:.0f} MB at its end, {max(load.memory):.0f} MB at most.", "",
+        "Resident memory of the server in MB during the last load, by the requests answered until then:", "",
+        *memory_table(load), "",
         f"SIGTERM under the same load: {counted(drained)}; the last client ended after {drain_seconds:.1f} s, the server with exit code {code}.",
         f"SIGKILL: {counted(killed)}; the last client ended after {kill_seconds:.1f} s.", "",
     ]  # fmt: skip
@@ -140,26 +151,25 @@ def start(runs: Sequence[Path]) -> tuple[subprocess.Popen[str], int]:
             time.sleep(0.1)
 
 
-def attack(port: int, pid: int, cases: Sequence[Case], clients: int, seconds: float) -> Load:
-    """Let clients send one request after the other for a time."""
-    load, started, used = Load(), time.monotonic(), cpu_seconds(pid)
+def attack(port: int, pid: int, cases: Sequence[Case], clients: int, requests: int) -> Load:
+    """Let clients send one request after the other."""
+    load, started, used = Load(requests), time.monotonic(), cpu_seconds(pid)
     threads = [
-        threading.Thread(target=send, args=(port, cases, load, started + seconds, random.Random(number)))
-        for number in range(clients)
+        threading.Thread(target=send, args=(port, cases, load, random.Random(number))) for number in range(clients)
     ]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        load.memory.append(resident(pid))
+        load.memory.append((load.outcomes.total(), resident(pid)))
         time.sleep(0.5)
     load.wall, load.cpu = time.monotonic() - started, cpu_seconds(pid) - used
     return load
 
 
-def send(port: int, cases: Sequence[Case], load: Load, end: float, draw: random.Random) -> None:
-    """Send requests until the time is over or the server ends."""
+def send(port: int, cases: Sequence[Case], load: Load, draw: random.Random) -> None:
+    """Send requests until there are enough or the server ends."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    while time.monotonic() < end:
+    while load.outcomes.total() < load.requests:
         case, started = draw.choice(cases), time.monotonic()
         body = json.dumps({"run": case.run, "examples": [case.example]})
         try:
@@ -192,10 +202,8 @@ def stopped(
     server: subprocess.Popen[str], port: int, cases: Sequence[Case], clients: int, number: int
 ) -> tuple[Load, float]:
     """Send a signal to the server under load; return what the clients saw, and the seconds until the last one ended."""
-    load, end = Load(), time.monotonic() + 120
-    threads = [
-        threading.Thread(target=send, args=(port, cases, load, end, random.Random(seed))) for seed in range(clients)
-    ]
+    load = Load()
+    threads = [threading.Thread(target=send, args=(port, cases, load, random.Random(seed))) for seed in range(clients)]
     for thread in threads:
         thread.start()
     time.sleep(5)
@@ -207,9 +215,9 @@ def stopped(
 
 
 def pipeline_seconds(
-    run: Path, examples: Sequence[dict[str, str]], clients: int, seconds: float
-) -> tuple[list[float], list[float], float]:
-    """Return the seconds of each call of transformers' pipeline by one caller and by callers that take turns, and a call's CPU seconds."""
+    run: Path, examples: Sequence[dict[str, str]], clients: int, requests: int
+) -> tuple[list[float], list[float], float, float]:
+    """Return the seconds of calls of transformers' pipeline by one caller and by callers that take turns, those of all of the latter, and a call's CPU seconds."""
     from transformers import pipeline
 
     subprocess.run([sys.executable, "-m", "peftkit", "job=merge", f"run={run}"], check=True)
@@ -219,7 +227,7 @@ def pipeline_seconds(
         texts = list(example.values())
         classify(texts[0] if len(texts) == 1 else {"text": texts[0], "text_pair": texts[1]})
 
-    for example in examples[:20]:
+    for example in examples[:WARM]:
         call(example)
     one, shared, turn, used = [], [], threading.Lock(), time.process_time()
     for example in examples:
@@ -229,19 +237,19 @@ def pipeline_seconds(
     cpu = (time.process_time() - used) / len(examples)
 
     def caller(draw: random.Random) -> None:
-        while time.monotonic() < end:
+        while len(shared) < requests:
             started = time.monotonic()
             with turn:
                 call(draw.choice(examples))
             shared.append(time.monotonic() - started)
 
-    end = time.monotonic() + seconds
+    begun = time.monotonic()
     threads = [threading.Thread(target=caller, args=(random.Random(number),)) for number in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return one, shared, cpu
+    return one, shared, time.monotonic() - begun, cpu
 
 
 def mean_batch(port: int) -> float:
@@ -291,15 +299,22 @@ def counted(load: Load) -> str:
     return ", ".join(f"{number} {name}" for name, number in load.outcomes.most_common())
 
 
-def at(load: Load, share: float) -> float:
-    return load.memory[int(share * len(load.memory))]
+def memory_table(load: Load) -> list[str]:
+    """Return the lowest and the highest resident memory in each part of the requests."""
+    ends = [round(load.requests * number / PARTS) for number in range(1, PARTS + 1)]
+    parts = [[mb for done, mb in load.memory if end - load.requests / PARTS <= done < end] for end in ends]
+    return [
+        f"| | {' | '.join(f'to {end:,}' for end in ends)} |",
+        "|---" * (PARTS + 1) + "|",
+        *(f"| {name} | {' | '.join(f'{of(part, default=math.nan):.0f}' for part in parts)} |" for name, of in (("lowest", min), ("highest", max))),
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args()
-    main(given.runs, given.clients, given.seconds, given.page)
+    main(given.runs, given.clients, given.requests, given.page)
