@@ -170,6 +170,19 @@ def test_a_base_of_the_hub_is_loaded_at_its_commit(
     check([card], [None], HF_HUB_CACHE=str(cache))
 
 
+PIPELINE = """
+```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", model="ada/merged", top_k=None, trust_remote_code=True)
+
+
+def predict(texts):
+    return [dict(sorted((each["label"], each["score"]) for each in row)) for row in classify(texts, truncation=True)]
+```
+"""
+
+
 @pytest.mark.slow
 def test_cards_run_where_torch_transformers_and_peft_alone_are_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -192,9 +205,11 @@ def test_cards_run_where_torch_transformers_and_peft_alone_are_installed(
             cards.append(tmp_path / name / "README.md")
             cards[-1].parent.mkdir()
             cards[-1].write_bytes(server.repository(f"ada/{name}").files()["README.md"])
+        cards.append(tmp_path / "pipeline.md")
+        cards[-1].write_text(PIPELINE)
         python = card_code.bare_environment(tmp_path / "environment", "torch", "transformers", "peft")
         assert not [*(tmp_path / "environment").glob("lib/*/site-packages/*peftkit*")]
         assert not [*(tmp_path / "environment").glob("lib/*/site-packages/datasets")]
         environment = {**server.environment, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "home")}
-        runs = [lora, full, lora, lora, full]
-        check([lora / "README.md", full / "README.md", *cards], [None] * 5, runs, python=python, **environment)
+        runs = [lora, full, lora, lora, full, lora]
+        check([lora / "README.md", full / "README.md", *cards], [None] * 6, runs, python=python, **environment)
