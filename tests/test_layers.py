@@ -74,6 +74,7 @@ def test_the_check_sees_a_planted_fault(tmp_path: Path, file: str, line: str) ->
     "first",
     [
         "from peftkit.models import heads",
+        "from peftkit.jobs import push",
         "from peftkit.methods.adapter import BottleneckConfig",
         "from peft import PeftModel; import peftkit",
         "import peftkit; from transformers import Trainer",

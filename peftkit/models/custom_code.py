@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+import peftkit.models.heads  # noqa: F401  # first: transformers' import of its Auto classes imports the classifiers by it
 from peftkit.models import classifiers
 
 CODE = "modeling_peftkit"  # the module with the classes

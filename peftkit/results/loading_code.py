@@ -15,8 +15,8 @@ from peftkit.config import RunConfig, is_prompted, kind_of
 from peftkit.config.families import MEAN_POOLING, declared_family
 from peftkit.config.source import Source
 from peftkit.models.checkpoints import PACKAGED
-from peftkit.models.classifiers import T5EncoderConfig, without_pooler
 from peftkit.models.custom_code import CODE
+from peftkit.models.heads import T5EncoderConfig, without_pooler
 from peftkit.paths import cache_folder
 
 BASE = "base"  # subfolder of an adapter, with the config of its base, and its weights on request
