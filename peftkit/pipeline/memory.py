@@ -82,8 +82,7 @@ class TrainingStep:
 
     def score(self, batch: dict[str, Any]) -> None:
         """Score a batch as the evaluation does."""
-        with torch.no_grad():
-            self.trainer.reader(self.prepared.eval(), batch)
+        self.trainer.score(self.prepared.eval(), batch)
 
     def pass_through(self, batch: dict[str, Any]) -> None:
         """Compute the loss and the gradients of a batch."""

@@ -72,7 +72,7 @@ def generate_batch(
     seeds = [derive_seed(decoding.seed, number) for number in numbers]
     arguments = {"max_new_tokens": decoding.max_new_tokens} | _strategy(model, decoding.settings, seeds)
     samples_beams = arguments["do_sample"]
-    with torch.no_grad(), trainer.compute_loss_context_manager(), torch.random.fork_rng(enabled=samples_beams):
+    with torch.no_grad(), torch.random.fork_rng(enabled=samples_beams):
         if samples_beams:
             torch.manual_seed(seeds[0])
         out = model.generate(

@@ -206,3 +206,15 @@ class Distillation:
             student, target = (log_softmax(each / self.temperature, dim=-1) for each in (logits, teacher))
             soft = self.temperature**2 * kl_div(student, target, reduction="batchmean", log_target=True)
         return (1 - self.alpha) * hard + self.alpha * soft
+
+
+def loss_terms(batch: Mapping[str, Any], shifts_labels: bool = False) -> torch.Tensor:
+    """Return the number of terms whose mean is the loss of a batch: tokens with a label, otherwise examples.
+
+    Args:
+        shifts_labels: the first token of an example is never predicted.
+    """
+    labels = batch.get("labels")
+    if labels is None or labels.is_floating_point():
+        return torch.tensor(len(next(each for each in batch.values() if isinstance(each, torch.Tensor))))
+    return (labels[:, 1:] if shifts_labels and labels.dim() == 2 else labels).ne(-100).sum()

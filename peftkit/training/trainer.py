@@ -33,7 +33,7 @@ from peftkit.training.callbacks import (
     save_states,
 )
 from peftkit.training.domains import DomainAdversarialLoss, DomainCallback, DomainLoss, give_own_group
-from peftkit.training.losses import CountedLoss
+from peftkit.training.losses import CountedLoss, loss_terms
 from peftkit.training.micro_batches import SplittingTrainer
 
 EAGER_TOKENS = 128  # of a batch on a CPU, up to which eager attention trains faster than sdpa
@@ -248,11 +248,15 @@ class ScoringTrainer(SplittingTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        with torch.no_grad(), self.compute_loss_context_manager():
-            scores = self.reader(model, self.prepare_inputs(inputs)).float()
+        scores = self.score(model, self.prepare_inputs(inputs))
         if self.scoring is not None:
             self.scoring.done += len(scores) * self.args.world_size
         return None, scores, scores.new_zeros(len(scores))  # labels are not used; the caller has them
+
+    def score(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        """Return the reader's scores (examples, ...) in the trainer's precision, also of a part that it calls alone."""
+        with torch.no_grad(), self.accelerator.autocast():
+            return self.reader(model, inputs).float()
 
 
 def _is_stopped(callback: EarlyStoppingCallback) -> bool:
@@ -264,18 +268,6 @@ def is_short(batch: Mapping[str, Any]) -> bool:
     parts = (each for each in batch.values() if isinstance(each, Mapping))  # of several tasks
     sizes = [each.shape[1] for each in batch.values() if isinstance(each, torch.Tensor) and each.dim() == 2]
     return "position_ids" not in batch and max(sizes, default=0) <= EAGER_TOKENS and all(map(is_short, parts))
-
-
-def loss_terms(batch: Mapping[str, Any], shifts_labels: bool = False) -> torch.Tensor:
-    """Return the number of terms whose mean is the loss of a batch: tokens with a label, otherwise examples.
-
-    Args:
-        shifts_labels: the first token of an example is never predicted.
-    """
-    labels = batch.get("labels")
-    if labels is None or labels.is_floating_point():
-        return torch.tensor(len(next(each for each in batch.values() if isinstance(each, torch.Tensor))))
-    return (labels[:, 1:] if shifts_labels and labels.dim() == 2 else labels).ne(-100).sum()
 
 
 def with_decoder_inputs(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -242,3 +242,21 @@ def test_the_windows_of_a_long_passage_are_scored_in_batches() -> None:
     found = training.batch_scores(trainer, Dataset.from_dict({"input_ids": rows}))
     assert sizes == [4, 4, 2]
     assert found.tolist() == [row + [-100] * (4 - len(row)) for row in rows]
+
+
+def test_labels_of_an_encoder_decoder_are_scored_during_training_as_after_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    t5 = T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    model = apply_method(T5ForConditionalGeneration(t5), LoraConfig(target_modules=["q", "v"], init_lora_weights=False))
+    own = training.ScoringTrainer(
+        model=model,
+        args=training.training_arguments({"disable_tqdm": True, "bf16": True}, 0, tmp_path),
+        reader=OutputReader("logits", np.array([[5, 1, -100], [6, 7, 1]])),
+    )
+    ids = torch.randint(3, 50, (4, 6))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    prepared = own.accelerator.prepare_model(own.model).eval()
+    with training.fast_steps(own):  # frozen weights are in bf16
+        during = own.score(prepared, inputs)
+    assert torch.equal(during, own.score(prepared, inputs))
+    assert torch.equal(during, own.score(model, inputs))
