@@ -171,6 +171,7 @@ def serve_until_stopped(service: Service, opened: socket.socket) -> int:
     logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())  # its messages repeat those of the command
     raise_file_limit()
     server = Server(service)
+    opened.listen()  # connections wait from here on, so that who reads the address may use it
     host, port = opened.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     log(f"http://{shown}:{port}/ answers with {', '.join(service.runs)}; Ctrl-C stops it")
