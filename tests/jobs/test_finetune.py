@@ -26,7 +26,7 @@ from peftkit.training import checkpoints
 FAST = {
     "bert": ("full", "adapter"), "gpt2": ("lora", "qlora"), "t5": ("ia3", "prefix"),
 }  # fmt: skip
-UNTRAINED = ("zero_shot", "few_shot")
+UNTRAINED = ("zero_shot", "few_shot", "steering")
 METHODS = sorted(options_of("method").keys() - {"peft"})
 Overrides = Callable[..., list[str]]
 
