@@ -18,7 +18,7 @@ import torch
 import transformers
 from helpers.card_code import code_of
 
-LABELS, TEMPLATE, NEW_TOKENS = ("negative", "positive"), "sst2 sentence: {}", 8
+LABELS, TEMPLATE, MAX_LENGTH, NEW_TOKENS = ("negative", "positive"), "sst2 sentence: {}", 128, 8
 AUTO = {  # by what a row of the table answers
     "classes": "AutoModelForSequenceClassification",
     "label texts": "AutoModelForSeq2SeqLM",
@@ -96,6 +96,7 @@ def by_onnxruntime(request: dict[str, Any]) -> Answers:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(f"{request['folder']}/tokenizer.json")
+    tokenizer.enable_truncation(MAX_LENGTH)
     session = onnxruntime.InferenceSession(f"{request['folder']}/model.onnx", providers=["CPUExecutionProvider"])
     template = TEMPLATE if request["answers"] == "label texts" else "{}"
     fields = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
