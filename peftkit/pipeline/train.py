@@ -89,6 +89,10 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
         fit = training.fit(trainer, context.checkpoints)
     if isinstance(loss, training.DomainAdversarialLoss):
         loss.detach(bundle.model)
+    if arguments.world_size > 1:
+        from peftkit.compat.fsdp import gather_shards  # takes a moment to import
+
+        gather_shards(bundle.model)
     if config.trial:
         context.result["curve"] = _curve(fit)
     parameters = count_parameters(bundle.model)
