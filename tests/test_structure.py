@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -105,6 +107,25 @@ def test_a_planted_cycle_is_found(tmp_path: Path, text: str, is_found: bool) -> 
     (package / "a.py").write_text(text)
     (package / "b.py").write_text("from demo.a import x\n")
     assert bool(cycle(imports(package))) == is_found
+
+
+def unused(package: Path) -> list[str]:
+    """Return the functions and classes of modules that no module names; decorators may register theirs."""
+    texts = {name: file.read_text(encoding="utf-8") for name, file in modules(package).items()}
+    counts = Counter(word for text in texts.values() for word in re.findall(r"\w+", text))
+    return [
+        f"{name}: {node.name}"
+        for name, text in texts.items()
+        for node in ast.parse(text).body
+        if isinstance(node, (Function, ast.ClassDef)) and not node.decorator_list and counts[node.name] == 1
+        if not node.name.startswith("__")
+    ]
+
+
+def test_everything_that_is_defined_is_used(tmp_path: Path) -> None:
+    assert unused(PACKAGE) == []
+    (tmp_path / "module.py").write_text("def f(): ...\ndef g(): ...\nprint(f())\n")
+    assert unused(tmp_path) == [f"{tmp_path.name}.module: g"]
 
 
 PUBLIC = {"_replace", "_asdict", "_target_", "_exit"}  # of named tuples, of Hydra's configs and of os
