@@ -67,7 +67,7 @@ def milliseconds(trainer: ScoringTrainer, examples: list[dict[str, Any]], passes
         inputs: Any = trainer.prepare_inputs(trainer.data_collator([example]))
         for _ in range(passes):
             started = time.perf_counter()
-            trainer.score(model, inputs).cpu()  # to the CPU, which waits for the GPU
+            trainer.score(model, inputs).float().cpu()  # to the CPU, which waits for the GPU
             passed = time.perf_counter() - started
         milliseconds.append(1000 * passed)
     return median(milliseconds)

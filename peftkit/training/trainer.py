@@ -248,7 +248,7 @@ class ScoringTrainer(SplittingTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        scores = self.score(model, self.prepare_inputs(inputs))
+        scores = self.score(model, self.prepare_inputs(inputs)).float()
         if self.scoring is not None:
             self.scoring.done += len(scores) * self.args.world_size
         return None, scores, scores.new_zeros(len(scores))  # labels are not used; the caller has them
@@ -256,7 +256,7 @@ class ScoringTrainer(SplittingTrainer):
     def score(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         """Return the reader's scores (examples, ...) in the trainer's precision, also of a part that it calls alone."""
         with torch.no_grad(), self.accelerator.autocast():
-            return self.reader(model, inputs).float()
+            return self.reader(model, inputs)
 
 
 def _is_stopped(callback: EarlyStoppingCallback) -> bool:
