@@ -197,6 +197,8 @@ def test_a_wrong_value_is_refused_before_anything_loads(settings: dict[str, Any]
         (lambda: peftkit.merge("nope", output=3), "output=3: expected a path"),  # type: ignore[arg-type]
         (lambda: peftkit.combine("nope"), "runs='nope': expected a list"),
         (lambda: peftkit.combine(["a", "b"], [1]), "weights= has 1 number for 2 runs"),
+        (lambda: peftkit.prune("nope", heads=0.3, prune={"heads": 0.5}), "prune.heads=0.5: this function sets prune.he"),
+        (lambda: peftkit.push("nope", "ada/x", push={"private": False}), "push.private=False: this function sets push"),
         (lambda: peftkit.prune("nope", heads=2), "prune.heads=2"),
         (lambda: peftkit.load(3), "run=3: expected a run folder"),  # type: ignore[arg-type]
         (lambda: peftkit.load("nope", allow_code="mine"), "allow_code='mine': expected a list"),

@@ -28,9 +28,19 @@ def compose_run(settings: Mapping[str, Any], **chosen: Any) -> RunConfig:
 
 def run_values(settings: Mapping[str, Any], **chosen: Any) -> dict[str, Any]:
     """Return the arguments of a function as the values of a config; `settings` may not set those of `chosen`."""
-    for name in settings.keys() & {*chosen, "job"}:
-        raise UserError(f"{name}={settings[name]!r:.60}: this function sets {name}; drop it, or call another one")
+    given = dict(_dotted(settings))
+    for name in given.keys() & {*dict(_dotted(chosen)), "job"}:
+        wrong = f"{name}={given[name]!r:.60}: this function sets {name}"
+        raise UserError(f"{wrong}; drop it, use an argument of the function, or call another one")
     return {**chosen, **settings}
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value with its dotted key; a mapping also gives the values in it."""
+    for name, value in values.items():
+        yield f"{prefix}{name}", value
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{name}.")
 
 
 def run_for_folder(config: RunConfig) -> Path:

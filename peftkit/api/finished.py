@@ -182,7 +182,7 @@ def push(
     """
     from peftkit.jobs.push import upload_run
 
-    chosen = {"repo": repo, "push.what": what, "push.private": private, "push.dry_run": False}
+    chosen = {"repo": repo, "push.what": what, "push.private": private}
     config = compose_run(settings, job="push", run=arguments.run_folder(run), **chosen)
     with with_libraries(config):
         return upload_run(config)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from peftkit.config import RunConfig
+from peftkit.config import RunConfig, UserError, refusal
 from peftkit.config.console import log
 from peftkit.leaderboard.costs import amount
 from peftkit.pipeline.hub_repository import check_login, check_repository, compared_base, find_repository, upload
@@ -40,6 +40,10 @@ def upload_run(config: RunConfig) -> str:
     Raises:
         UserError, WriteError: as of `push`.
     """
+    if config.push.dry_run:
+        raise UserError(
+            refusal("push.dry_run=true lists the files, which only the command job=push does", "~push.dry_run")
+        )
     run = RunResult.finished(config.run)
     settings, repo, base = config.push, str(config.repo), hub_base(run, config.push)
     check_login()

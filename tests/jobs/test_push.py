@@ -170,6 +170,15 @@ def test_a_dry_run_lists_what_goes_and_stays_without_a_request(
     assert {path for _, path in server.requests[requests:]} <= {"/"}  # whether it answers
 
 
+@pytest.mark.parametrize("settings", [{"push": {"dry_run": True}}, {"push.dry_run": True}])
+def test_a_dry_run_from_python_is_refused_and_nothing_is_sent(
+    server: Hub, trained: dict[str, Path], settings: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match=r"push.dry_run=true lists the files, .* job=push .*; drop it"):
+        peftkit.push(trained["full"], REPO, **settings)
+    assert ("model", REPO) not in server.repositories
+
+
 def test_a_push_is_repeated_and_another_run_is_not_replaced(
     server: Hub, trained: dict[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
