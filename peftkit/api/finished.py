@@ -139,7 +139,7 @@ def prune(run: str | Path | RunResult, *, heads: float, **settings: Any) -> RunR
 
 
 def ood(run: str | Path | RunResult, *, task: str | None = None, **settings: Any) -> OodResult:
-    """Measure how well a run detects texts of another kind: of a task, of `task.dataset`, or with ood.shuffle=True.
+    """Measure how well a run detects texts of another kind: a task, `task.dataset`, or ood={"shuffle": True}.
 
     Raises:
         UserError: the run has no class probabilities, or no texts are named.
