@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftkit.config.checks.run_folders import AGAIN, is_foreign_adapter, recorded_config
+from peftkit.config.checks.run_folders import AGAIN, recorded_config
 from peftkit.config.checks.untrusted import adapter_errors
 from peftkit.config.errors import UserError, error_summary, refusal
 from peftkit.config.families import family_of
@@ -48,9 +48,15 @@ def is_hub_id(start: str) -> bool:
     return HUB_ID.fullmatch(start) is not None and not start.startswith(".") and not exists(start)
 
 
-def is_other_adapter(place: str) -> bool:
-    """Return whether one of runs= is an adapter of another program: of the Hub, or in a folder that is no run."""
-    return is_hub_id(place) or is_foreign_adapter(Path(place))
+def is_foreign_adapter(place: str, out: str) -> bool:
+    """Return whether one of runs= is an adapter of another program: of the Hub, or in a folder that is no run.
+
+    A name in an existing folder, or in `out`, is a path, also where it is missing.
+    """
+    folder = Path(place)
+    if is_hub_id(place):
+        return folder.parent != Path(out) and not is_folder(folder.parent)
+    return is_file(folder / ADAPTER_FILE) and not is_file(folder / "result.json")
 
 
 def start_folder(start: str | Path) -> StartFolder | None:

@@ -14,7 +14,7 @@ from peftkit.config.checks.start import other_adapter_errors
 from peftkit.config.console import log
 from peftkit.config.quoting import as_override
 from peftkit.config.source import ADAPTER_FILE, fingerprint
-from peftkit.config.start import base_of, hub_adapter, is_hub_id, is_other_adapter
+from peftkit.config.start import base_of, hub_adapter, is_foreign_adapter, is_hub_id
 from peftkit.config.traits import Traits, traits_of
 from peftkit.data.offline_corpus import documents_fingerprint
 from peftkit.jobs.finetune import describe_scores, log_finished, new_result, write_report
@@ -99,7 +99,7 @@ def _open_runs(config: RunConfig) -> list[WeightedRun]:
     """
     places = config.runs or []
     weights = config.weights or [1.0] * len(places)
-    found = [None if is_other_adapter(each) else RunResult.finished(each) for each in places]
+    found = [None if is_foreign_adapter(each, config.out) else RunResult.finished(each) for each in places]
     first = next(run for run in found if run is not None)
     runs = [run or _open_adapter(place, first, config.source) for place, run in zip(places, found, strict=True)]
     return [WeightedRun(run, weight) for run, weight in zip(runs, weights, strict=True)]

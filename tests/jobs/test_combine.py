@@ -172,8 +172,10 @@ def test_an_adapter_of_the_hub_is_combined_from_its_cache(
 
 
 def test_what_cannot_be_combined_is_refused_in_one_sentence(
-    tiny: Overrides, checkpoints: dict[str, Path], tmp_path: Path
+    tiny: Overrides, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "backup").mkdir()
     lora = train(tiny, "bert", "lora", "sst2")
 
     def messages(runs: list[Path], *more: str) -> list[str]:
@@ -207,7 +209,9 @@ def test_what_cannot_be_combined_is_refused_in_one_sentence(
         ([lora, pruned], [], "has fewer attention heads than its base; name the run that it was pruned from"),
         ([lora, failed], [], "is failed"),
         ([lora / "adapter"], [], "add a run of peftkit, whose task is scored"),
-        ([Path("me/adapter")], [], "has only adapters of other programs, of folders or by their names on the Hub"),
+        ([Path("me/adapter")], [], "has only adapters of other programs (me/adapter: no such folder, so of the Hub)"),
+        ([lora, Path("backup/typo")], [], "runs=backup/typo contains no result.json"),
+        ([lora, Path("new/typo")], ["out=new"], "runs=new/typo contains no result.json"),
         ([lora, tmp_path / "none"], [], "contains no result.json"),
         ([lora], ["method=ia3"], "job=combine ignores method=ia3: the rest comes from the runs"),
     ):

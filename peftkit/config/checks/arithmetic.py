@@ -10,7 +10,7 @@ from peftkit.config.errors import refusal
 from peftkit.config.json_files import read_json
 from peftkit.config.run import RunConfig, is_prompted
 from peftkit.config.sections import DENSITY_METHODS, LORA_METHODS, SVD
-from peftkit.config.start import is_other_adapter
+from peftkit.config.start import is_foreign_adapter, is_hub_id
 
 
 def combine_errors(run: RunConfig) -> list[str]:
@@ -24,6 +24,8 @@ def combine_errors(run: RunConfig) -> list[str]:
 
 def _weight_errors(run: RunConfig) -> Iterator[str]:
     count, weights = len(run.runs or ()), run.weights
+    hub_id = next(filter(is_hub_id, run.runs or ()), None)
+    reason = "" if hub_id is None else f" ({hub_id}: no such folder, so of the Hub)"
     return messages_of(
         (not count, refusal("job=combine needs run folders", "runs=[DIR,DIR] weights=[1,1]", verb="set")),
         (
@@ -34,9 +36,8 @@ def _weight_errors(run: RunConfig) -> Iterator[str]:
             ),
         ),
         (
-            count and all(map(is_other_adapter, run.runs or ())),
-            "runs= has only adapters of other programs, of folders or by their names on the Hub; "
-            "add a run of peftkit, whose task is scored",
+            count and all(is_foreign_adapter(each, run.out) for each in run.runs or ()),
+            f"runs= has only adapters of other programs{reason}; add a run of peftkit, whose task is scored",
         ),
     )
 

@@ -14,7 +14,7 @@ from peftkit.config.jobs import JOBS
 from peftkit.config.quoting import typed
 from peftkit.config.run import RunConfig
 from peftkit.config.source import PICKLED, checkpoint_folder, pickled_weights
-from peftkit.config.start import is_hub_id, is_other_adapter
+from peftkit.config.start import is_foreign_adapter, is_hub_id
 from peftkit.config.suggestions import nearest, with_hint
 from peftkit.paths import dataset_path, exists, is_file, is_folder, is_link, names_in, walk
 
@@ -77,7 +77,7 @@ def _run_folder_errors(run: RunConfig) -> Iterator[str]:
         return
     key, folders = ("run", [run.run]) if run.run is not None else ("runs", run.runs or [])
     for folder in folders:
-        if job.name == "combine" and is_other_adapter(folder):
+        if job.name == "combine" and is_foreign_adapter(folder, run.out):
             yield from () if is_hub_id(folder) else other_adapter_errors(Path(folder))
             continue
         yield from run_folder_errors(key, Path(folder), loads=job.loads_model and job.name != "judge")

@@ -12,7 +12,6 @@ from peftkit.config.later_keys import with_later_keys
 from peftkit.config.record_schema import check_record, check_size
 from peftkit.config.run import RunConfig, is_prompted
 from peftkit.config.shipped_files import WEIGHTS, damaged_file, recorded_files
-from peftkit.config.source import ADAPTER_FILE
 from peftkit.paths import exists, is_file, is_folder, safe_name, walk
 
 AGAIN = "train the run again with force=true, or name another run folder"
@@ -50,11 +49,6 @@ def run_folder_errors(key: str, folder: Path, loads: bool) -> Iterator[str]:
         if not found and (wrong := damaged_file(folder, recorded_files(folder), WEIGHTS)) is not None:
             found = [f"{wrong}; {AGAIN}"]
         yield from found
-
-
-def is_foreign_adapter(folder: Path) -> bool:
-    """Return whether a folder has an adapter, but is no run folder."""
-    return is_file(folder / ADAPTER_FILE) and not is_file(folder / "result.json")
 
 
 def recorded_config(folder: Path) -> RunConfig | None:
