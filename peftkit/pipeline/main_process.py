@@ -16,6 +16,7 @@ from peftkit.pipeline.processes import name_of_block
 from peftkit.results.locks import locked_file
 
 POLL_SECONDS = 0.1
+_WRITING: list[None] = []  # an item for each file that this process writes without the others
 _DECISIONS: Counter[str] = Counter()  # by block and name; where a block fails, not equally many in each process
 
 
@@ -60,12 +61,28 @@ def locked_by_main_process(file: Path) -> Iterator[None]:
 
 
 def write_once(target: Path, is_written: Callable[[], bool], write: Callable[[], None]) -> None:
-    """Write a file or folder that commands share, unless it is there, under its lock and in the main process only."""
+    """Write a file or folder that commands share, unless it is there, under its lock.
 
-    def decide() -> None:
+    In a block of `one_outcome` the main process writes it for the others, which write what they do not find then, as on
+    a disk of their own. Outside of blocks a process waits for none that may not come here.
+    """
+
+    def ensure() -> None:
         if not is_written():
-            with locked_file(target):
-                if not is_written():  # by the command that had the lock
+            with locked_file(target), _writing_alone():
+                if not is_written():  # by the process that had the lock
                     write()
 
-    follow_main_process(f"write {target}", decide)
+    if name_of_block() and not _WRITING:
+        follow_main_process(f"write {target.name}", ensure)
+    ensure()
+
+
+@contextmanager
+def _writing_alone() -> Iterator[None]:
+    """Let what this process writes meanwhile be written without the others, which may have it."""
+    _WRITING.append(None)
+    try:
+        yield
+    finally:
+        _WRITING.pop()

@@ -46,6 +46,7 @@ def locked_folder(folder: Path, waits: bool = True) -> Iterator[Callable[[], Non
     """Lock a folder against other processes; yield a function that raises an error if the folder was replaced since.
 
     A process that is killed leaves the file `.lock`, but not the lock. A folder that cannot be written is not locked.
+    Of the processes of a run, only the main one locks.
 
     Args:
         waits: whether to wait for a process that has the lock, which is named once and then at intervals.
@@ -53,6 +54,9 @@ def locked_folder(folder: Path, waits: bool = True) -> Iterator[Callable[[], Non
     Raises:
         BusyError: another process has the lock, and `waits` is False.
     """
+    if not is_main_process():  # it writes nothing there
+        yield lambda: None
+        return
     with _locked(folder / LOCK, folder, waits) as check:
         yield check
 
@@ -80,9 +84,6 @@ def is_locked(folder: Path) -> bool:
 
 @contextmanager
 def _locked(file: Path, target: Path, waits: bool) -> Iterator[Callable[[], None]]:
-    if not is_main_process():  # it writes nothing
-        yield lambda: None
-        return
     lock, identity = None, None
     made = [folder for folder in file.parents if not folder.exists()]
     try:

@@ -58,12 +58,44 @@ def test_the_main_process_writes_once_and_locks_for_all(tmp_path: Path) -> None:
             with file.open("a") as lines:
                 lines.write(f"{rank}\n")
 
-        for _ in range(2):
-            write_once(file, file.exists, add_line)
-            assert file.read_text() == "0\n"
+        with one_outcome():
+            for _ in range(2):
+                write_once(file, file.exists, add_line)
+                assert file.read_text() == "0\n"
         with locked_by_main_process(output):
             assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".lock")] == [".output.lock"]
             time.sleep(0.5 * (rank == 0))  # until the other process has looked
 
     assert run_two(write) == [0, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["shared"]
+
+
+def test_a_process_waits_for_no_other_that_has_the_file_or_loads_another_one(tmp_path: Path) -> None:
+    """Process 0 has one file and process 1 another, outside of blocks; in one, each has a disk of its own."""
+    common = tmp_path / "common"
+
+    def add_line(file: Path) -> None:
+        with file.open("a") as lines:
+            lines.write("line\n")
+
+    def write(rank: int) -> None:
+        own = tmp_path / str(rank)
+        write_once(own, own.exists, lambda: add_line(own))
+        write_once(common, common.exists, lambda: add_line(common))
+        disk = tmp_path / f"disk-{rank}"
+        disk.mkdir()
+        part, whole = disk / "part", disk / "whole"
+        if rank == 0:
+            add_line(whole)
+
+        def write_whole() -> None:
+            write_once(part, part.exists, lambda: add_line(part))
+            add_line(whole)
+
+        with one_outcome():
+            write_once(whole, whole.exists, write_whole)
+        for file in (own, common, whole):
+            assert file.read_text() == "line\n"
+        assert part.exists() == (rank == 1)
+
+    assert run_two(write) == [0, 0]
