@@ -14,6 +14,7 @@ from helpers.fork_server import ForkServer
 from helpers.kept import keep_config_files, keep_generated_data
 
 gc.disable()  # until all is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests fork this process, which more threads would not survive
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # the processes of the tests share the cores
 os.environ["HF_HUB_OFFLINE"] = "1"
 # scripts that tests start in other processes import tests/helpers too

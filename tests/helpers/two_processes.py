@@ -28,10 +28,11 @@ def torchrun(
     )  # fmt: skip
 
 
-def run_two(function: Callable[[int], None]) -> list[int]:
+def run_two(function: Callable[[int], None], limit: float = 300) -> list[int]:
     """Call a function with each rank in a process of its own; return the exit codes, 0 where it raised nothing.
 
-    Where one ends with another code, the other gets SIGTERM, as from torchrun.
+    Where one ends with another code, the other gets SIGTERM, as from torchrun. After `limit` seconds both are killed,
+    which is code -9.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -44,9 +45,11 @@ def run_two(function: Callable[[int], None]) -> list[int]:
             os.environ.update({**names, "RANK": str(rank), "LOCAL_RANK": str(rank)})
             _call(function, rank)
         children[child] = rank
-    codes = [0, 0]
+    codes, end = [0, 0], time.monotonic() + limit
     while children:
         time.sleep(0.05)
+        for child in children if time.monotonic() > end else ():
+            os.kill(child, signal.SIGKILL)
         for child in [*children]:  # no others of this process
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:

@@ -56,6 +56,10 @@ def test_an_error_of_one_process_ends_the_block_in_all() -> None:
     assert run_two(processes) == [0, 0]
 
 
+def test_two_processes_that_wait_for_each_other_are_killed_after_a_limit() -> None:
+    assert run_two(lambda _: sleep(), limit=0.2) == [-9, -9]
+
+
 def test_a_single_process_has_no_blocks() -> None:
     with pytest.raises(OSError, match=r"^full$"), one_outcome():
         raise OSError("full")
