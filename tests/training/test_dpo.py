@@ -40,6 +40,7 @@ SOURCES = (
     "adalora",
     "zero_shot",
     "few_shot",
+    "steering",
     "boft",
     "oft",
     "bag_of_words",

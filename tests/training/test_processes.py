@@ -113,7 +113,8 @@ def test_processes_stop_together_and_are_resumed(tiny: Overrides, tmp_path: Path
     code, stderr = run([*command, f"out={tmp_path}/a"], tmp_path, FAIL=f"1 1 0 {how}")
     assert code != 0 and time.monotonic() - started < 90
     (meta,) = (result["meta"] for result in results(tmp_path / "a"))
-    assert meta["status"] == "interrupted" if how == "stop" else meta["status"] in ("interrupted", "failed"), meta
+    allowed = ("interrupted",) if how == "stop" else ("interrupted", "failed")
+    assert meta["status"] in allowed, (meta["status"], meta.get("reason"), stderr)
     assert "Traceback" not in stderr.partition("torch/distributed")[0]
     assert bool([*tmp_path.rglob("checkpoint-2")]) == (how == "stop")
     for name in ("a", "b"):

@@ -38,7 +38,7 @@ FAST = ("full", "lora", "prompt", "prefix")
 METHODS = sorted(
     options_of("method").keys()
     - {"peft", "qlora", "linear_probe", "linear_probe_mix", "untuned", "boft", "oft", "zero_shot", "few_shot"}
-    - {"bag_of_words", "mean_embedding", "features"}
+    - {"steering", "bag_of_words", "mean_embedding", "features"}
 )
 PEFT_PROMPT = {"_target_": "peft.PromptTuningConfig", "num_virtual_tokens": 4}
 PEFT_PREFIX = {"_target_": "peft.PrefixTuningConfig", "num_virtual_tokens": 4}
