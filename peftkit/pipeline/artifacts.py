@@ -166,6 +166,7 @@ def _load_bundle(run: RunResult, quantized: bool) -> TrainingBundle:
         if not is_prompted(config):
             model = load_adapter(model, run.folder / "adapter")
     model.eval()
+    vars(model.config).pop("auto_map", None)  # names a file beside the checkpoint that was read
     bundle = TrainingBundle(model, tokenizer, run_format(run, config, tokenizer))
     restore_steering(bundle, config, run.folder / PROMPT_FOLDER)
     return bundle

@@ -86,6 +86,15 @@ def test_the_least_important_heads_of_all_layers_are_chosen_by_normalized_import
     assert least_important(importance, 0.99) == {"a": [0, 2], "b": [0, 1], "c": [0, 1]}
 
 
+def test_a_saved_classifier_names_no_code_that_is_not_beside_it(tiny: Overrides, tmp_path: Path) -> None:
+    (folder,) = commands.finetune(*tiny("bert", "task=mrpc", "method=full", "model.pooling=mean", FP32))
+    found, _ = pruned(folder, "prune.heads=0.25")
+    peftkit.load(folder)[0].save_pretrained(tmp_path / "mine")
+    for model in (folder / "model", found / "model", tmp_path / "mine"):
+        settings = json.loads((model / "config.json").read_text())
+        assert ("auto_map" in settings) == (model / "modeling_peftkit.py").is_file() == (model.parent == folder)
+
+
 def test_a_pruned_run_is_scored_loaded_predicted_trained_and_pruned_again(tiny: Overrides, tmp_path: Path) -> None:
     words = tiny("bert", "task=mrpc", FP32, "train.learning_rate=0.01")
     (folder,) = commands.finetune(*words)
