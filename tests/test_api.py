@@ -197,6 +197,8 @@ def test_a_wrong_value_is_refused_before_anything_loads(settings: dict[str, Any]
         (lambda: peftkit.merge("nope", output=3), "output=3: expected a path"),  # type: ignore[arg-type]
         (lambda: peftkit.combine("nope"), "runs='nope': expected a list"),
         (lambda: peftkit.combine(["a", "b"], [1]), "weights= has 1 number for 2 runs"),
+        (lambda: peftkit.ood("nope"), "job=ood needs texts of another kind; set task=cola, or set ood.shuffle=true"),
+        (lambda: peftkit.ood("nope", task="cola", ood={"shuffle": True}), "which task would replace; drop task"),
         (lambda: peftkit.prune("nope", heads=0.3, prune={"heads": 0.5}), "prune.heads=0.5: this function sets prune.he"),
         (lambda: peftkit.push("nope", "ada/x", push={"private": False}), "push.private=False: this function sets push"),
         (lambda: peftkit.prune("nope", heads=2), "prune.heads=2"),

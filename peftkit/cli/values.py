@@ -14,6 +14,8 @@ from peftkit.cli.overrides import UPSTREAM_SECTIONS
 from peftkit.cli.start import with_start_of
 from peftkit.cli.tasks import name_errors
 from peftkit.config import RunConfig, UserError, config_errors
+from peftkit.config.checks.outside import outside_errors
+from peftkit.config.checks.values import value_of
 from peftkit.config.quoting import as_override
 from peftkit.config.several_tasks import joined
 from peftkit.config.suggestions import unknown_key
@@ -40,7 +42,9 @@ def compose_values(composer: Composer, values: Mapping[str, Any]) -> RunConfig:
         parts = [_compose(composer, {**values, **own, "task": name, "tasks": None})[1] for name in names]
         tasks: list[Any] = [OmegaConf.to_container(part.task, resolve=True) for part in parts]
         resolved = joined(resolved, tasks)
-    if errors := config_errors(resolved):
+    named = [each.partition("=")[0] for each in overrides]
+    outside = outside_errors(resolved["job"], value_of(resolved, "ood.shuffle") is True, named)
+    if errors := [*outside, *config_errors(resolved)]:
         raise UserError("; ".join(errors))
     return RunConfig.from_config(resolved, composed.hydra.runtime.choices.get("recipe"), overrides)
 

@@ -12,7 +12,6 @@ from datasets import Dataset
 
 from peftkit.config import RunConfig, TaskConfig, UserError, refusal, refuse
 from peftkit.config.checks.columns import missing_split
-from peftkit.config.checks.outside import outside_errors
 from peftkit.config.console import is_main_process, log
 from peftkit.config.quoting import as_override
 from peftkit.config.source import Source
@@ -68,11 +67,8 @@ def detect(config: RunConfig) -> OodResult:
     """Measure how well a run detects texts of another kind, and write the JSON file.
 
     Raises:
-        UserError: no texts are named, they cannot be read or do not fit the run, or its own data differs from that of
-            the run.
+        UserError: the texts cannot be read or do not fit the run, or its own data differs from that of the run.
     """
-    typed = [each.lstrip("+~").partition("=")[0] for each in config.overrides]
-    refuse(*((True, message) for message in outside_errors("ood", config.ood.shuffle, typed)))
     run = RunResult.finished(config.run)
     trained = with_eval_settings(config, run.config)
     data = load_scored_examples(config, run, trained_on=True)
