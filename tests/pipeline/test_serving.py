@@ -400,6 +400,7 @@ def test_what_is_not_http_is_refused_as_json_and_the_server_goes_on(runs: dict[s
         head, _, body = reply.partition(b"\r\n\r\n")
         assert head.startswith(f"HTTP/1.1 {status} ".encode()) and b"application/json" in head, (parts[0][:40], head)
         assert message in json.loads(body)["error"], parts[0][:40]
+        assert head.lower().count(b"x-content-type-options: nosniff") == 1 == head.lower().count(b"no-store"), head
     assert last.endswith(b'{"status":"ok"}')
 
 
@@ -425,6 +426,7 @@ def test_too_many_connections_are_refused_until_others_end(
 
     refused, *_, answered = while_served(service(runs, timeout=5), crowd)
     assert refused.startswith(b"HTTP/1.1 503 ") and b'{"error":"the server has 4 connections; try' in refused
+    assert b"nosniff" in refused and b"default-src 'none'" in refused
     assert answered.startswith(b"HTTP/1.1 200 ")
 
 

@@ -18,7 +18,7 @@ from peftkit.config import UserError, refusal
 from peftkit.config.console import log
 from peftkit.config.sections import Serve
 from peftkit.config.signals import SIGNALS
-from peftkit.pipeline.serving.app import Service, error_response
+from peftkit.pipeline.serving.app import HEADERS, Service, error_response
 
 if sys.platform != "win32":
     import resource
@@ -36,7 +36,7 @@ class GuardedProtocol(H11Protocol):
         super().connection_made(transport)
         excess = len(self.connections) - (limit := connection_limit())
         if excess > 0:
-            more = {"Retry-After": "1", "Connection": "close"}
+            more = {**HEADERS, "Retry-After": "1", "Connection": "close"}
             self.app = error_response(f"the server has {limit} connections; try again later", 503, more)
         if excess > limit / 2:  # these too would take files until their request arrives
             transport.abort()
@@ -54,7 +54,7 @@ class GuardedProtocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, unless an answer to the request has begun."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            refused = error_response("the request is not valid HTTP, or its headers are too long", 400)
+            refused = error_response("the request is not valid HTTP, or its headers are too long", 400, HEADERS)
             headers = [*refused.raw_headers, (b"connection", b"close")]
             for event in (
                 h11.Response(status_code=400, headers=headers),
