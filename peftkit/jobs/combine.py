@@ -253,4 +253,8 @@ def _measure_language(config: RunConfig, folder: Path) -> None:
     found = RunResult(folder).record["forgetting"] or {"curve": [], "text_revision": None}
     is_same_text = found["text_revision"] == documents_fingerprint(read_text(config)[1])
     if not is_same_text or not {*scales} <= {point["scale"] for point in found["curve"]}:
-        measure_forgetting(replace(config, job="forgetting", run=str(folder)), scales)
+        try:
+            measure_forgetting(replace(config, job="forgetting", run=str(folder)), scales)
+        except training.NonFiniteScoresError as error:
+            wrong = f"a scale of combine.interpolate={as_override(scales)} gives a model whose scores are NaN or inf"
+            raise UserError(f"{wrong}; use smaller ones") from error

@@ -106,6 +106,9 @@ def test_one_run_is_interpolated(
     assert (folder / "interpolation.png").read_bytes().startswith(b"\x89PNG")
     assert "General loss by scale" in (folder / "report.html").read_text()
     assert combine([run], [1]) == [folder] and "finished already" in capsys.readouterr().err
+    text = r"a scale of combine.interpolate=\[0,1e\+30\] gives a model whose scores are NaN or inf; use smaller ones"
+    with pytest.raises(UserError, match=text):
+        combine([run], [1], "combine.interpolate=[0,1e30]")
 
 
 @pytest.mark.slow
