@@ -43,17 +43,22 @@ SCALES = (1.0,)  # of which the general loss is measured, unless combine.interpo
 
 
 def combine(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Path:
-    """Combine runs, print their general losses, and return the folder of the first task."""
-    folders = combine_runs(config, on_start)
-    for folder in folders:
-        print_forgetting(folder)
-    return folders[0]
+    """Combine runs, print the general loss of each task when it is measured, and return the folder of the first one."""
+    return combine_runs(config, on_start, print_forgetting)[0]
 
 
-def combine_runs(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> list[Path]:
+def combine_runs(
+    config: RunConfig,
+    on_start: Callable[[Path], None] | None = None,
+    on_end: Callable[[Path], None] | None = None,
+) -> list[Path]:
     """Combine runs, and write a run folder for each of their tasks; return them. Finished ones are skipped.
 
     The loss on general text is measured as by job=forgetting.
+
+    Args:
+        on_start: called with the folder of each task, before its combination.
+        on_end: the same, after it was measured.
 
     Raises:
         UserError: the runs have other bases, a method cannot be merged, or the data has changed.
@@ -75,6 +80,8 @@ def combine_runs(config: RunConfig, on_start: Callable[[Path], None] | None = No
                 _combine(context, target, combination)
         _measure_language(config, folder)
         write_report(context)
+        if on_end is not None:
+            on_end(folder)
     if config.combine.interpolate is not None:
         _plot(contexts, combination)
     return [context.folder for context in contexts]

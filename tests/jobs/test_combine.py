@@ -34,14 +34,20 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def combine(tmp_path: Path, text: Path) -> Callable[..., list[Path]]:
-    """Return a function that combines runs and returns the folders that it wrote."""
+    """Return a function that combines runs and returns the folders that it wrote; with `failing` that one fails."""
 
-    def start(runs: list[Path], weights: list[float], *more: str) -> list[Path]:
+    def start(runs: list[Path], weights: list[float], *more: str, failing: Path | None = None) -> list[Path]:
         found: list[Path] = []
+
+        def on_start(folder: Path) -> None:
+            found.append(folder)
+            if folder == failing:
+                raise OSError("no space left on device")
+
         chosen = [f"runs=[{','.join(map(str, runs))}]", f"weights={weights}".replace(" ", "")]
         overrides = ["job=combine", "source=offline", f"out={tmp_path}/combined", f"input={text}", *chosen, *more]
         assert check(overrides) == []
-        commands.run(overrides, on_start=found.append)
+        commands.run(overrides, on_start=on_start)
         return found
 
     return start
@@ -69,6 +75,9 @@ def test_a_combination_is_a_run_and_an_entry_of_the_board(
     commands.evaluate(found[0], "source=offline")
     again = combine(runs[0], [1, -0.5])
     assert again == found[:2] and "finished already" in capsys.readouterr().err
+    with pytest.raises(OSError, match="no space left"):
+        combine(runs[0], [1, -0.5], failing=found[1])
+    assert "of the disabled method" in capsys.readouterr().out  # the table of the first task
     leave_unfinished(found[1])
     assert combine(runs[0], [1, -0.5]) == found[:2] and RunResult(found[1]).record["meta"]["status"] == "finished"
     board = peftkit.leaderboard(tmp_path / "combined")
