@@ -9,8 +9,8 @@ import shlex
 import subprocess
 import sys
 import urllib.request
-from itertools import islice
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -100,12 +100,20 @@ def served_answers(folder: Path, overrides: list[str], request: str) -> list[dic
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     with subprocess.Popen(words, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
-        (address,) = islice((found[0] for line in server.stderr if (found := re.search(r"http://\S+/", line))), 1)
-        asked = urllib.request.Request(f"{address}predict", request.encode(), {"Content-Type": "application/json"})
+        deadline = Timer(300, server.kill)
+        deadline.start()
         try:
+            lines = []
+            while not (address := re.search(r"http://\S+/", (lines or [""])[-1])):
+                lines.append(server.stderr.readline())
+                assert lines[-1], "".join(lines)
+            asked = urllib.request.Request(
+                f"{address[0]}predict", request.encode(), {"Content-Type": "application/json"}
+            )
             with urllib.request.urlopen(asked, timeout=60) as reply:
                 answers = json.load(reply)["predictions"]
         finally:
+            deadline.cancel()
             server.terminate()
             server.stderr.read()
     assert server.returncode == 143
