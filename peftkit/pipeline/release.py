@@ -87,7 +87,9 @@ def write_release(run: RunResult, push: Push, repo: str, base: Base | None, fold
         _copy_adapter(run, folder / "adapter" if what == "both" else folder)
     name = "adapter" if what == "adapter" else "model" if is_whole else "merged"
     artifact = describe_artifact(folder, name, repo, None if base is None else Source("hub", base.name, base.revision))
-    card = model_card(_public_result(run.record, base), replace(artifact, is_calibrated=is_calibrated))
+    note = f"`adapter/` has the adapter alone{', whose logits are not calibrated' if is_calibrated else ''}."
+    described = replace(artifact, is_calibrated=is_calibrated)
+    card = model_card(_public_result(run.record, base), described, note if what == "both" else "")
     run_folder.write_text(folder / "README.md", card)
     for file in sorted(folder.rglob("*.json")):
         _mend_settings(file, base)

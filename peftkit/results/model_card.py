@@ -185,12 +185,7 @@ def _limits(run: RunConfig, result: Mapping[str, Any], artifact: Artifact) -> st
     if kind.has_label_names and audit["label_names"]:
         lines.append("It has no other answer than its labels: " + ", ".join(map(plain, audit["label_names"])) + ".")
     if kind.has_label_probabilities:
-        fitted = (result.get("calibration") or {}).get("temperature")
-        place = ", in the weights of its output layer" if artifact.is_calibrated else ""
-        scaled = (
-            "" if fitted is None else f"divided by a temperature of {fitted:.3g}, fitted on held-out examples{place}"
-        )
-        lines.append(f"Its logits are {scaled}." if scaled else "Its probabilities are not calibrated.")
+        lines.append(_calibration(result, artifact))
     if run.method.quantization is not None and artifact.name == "adapter":
         lines.append("It was trained on a quantized base; the code above loads the base in full precision.")
     base = artifact.base
@@ -200,6 +195,19 @@ def _limits(run: RunConfig, result: Mapping[str, Any], artifact: Artifact) -> st
             f"`export.with_base=true` has it in `adapter/{BASE}`."
         )
     return "".join(f"- {line}\n" for line in lines).rstrip()
+
+
+def _calibration(result: Mapping[str, Any], artifact: Artifact) -> str:
+    """Return whether the probabilities of an artifact are calibrated, and what divides its logits."""
+    temperature = (result.get("calibration") or {}).get("temperature")
+    if temperature is None:
+        return "Its probabilities are not calibrated."
+    divided = f"divided by a temperature of {temperature:.3g}, fitted on held-out examples"
+    if artifact.is_calibrated:
+        return f"Its logits are {divided}, in the weights of its output layer."
+    if artifact.name in ("onnx", "prompt"):  # probabilities of the graph, and of peftkit
+        return f"Its probabilities are of logits {divided}."
+    return f"Its logits are not calibrated; the probabilities of the code above are of logits {divided}."
 
 
 def _cut(audit: Mapping[str, Any]) -> dict[str, int]:

@@ -105,7 +105,7 @@ def test_the_code_of_the_card_gives_the_probabilities_of_the_run(train: Train) -
     data, score = ModelCard(text).data, result["scores"]["accuracy"]["value"]
     assert data.library_name == "onnx" and data.tags == ["peftkit", "lora", "onnx"] and data.base_model is None
     assert [(each.metric_type, each.metric_value) for each in data.eval_results] == [("accuracy", score)]
-    assert "replaces nyu-mll/glue" in text and "Its logits are divided by a temperature of 8" in text
+    assert "replaces nyu-mll/glue" in text and "Its probabilities are of logits divided by a temperature of 8" in text
     assert str(run.parents[5]) not in text and "/checkpoints" not in text
 
 

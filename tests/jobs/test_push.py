@@ -117,6 +117,8 @@ def test_a_whole_model_loads_from_the_hub_with_transformers_and_predicts_as_its_
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     np.testing.assert_allclose(*scores_of(model, AutoTokenizer.from_pretrained(folder), trained[method]), atol=1e-5)
     assert model.config.id2label == {0: "not_equivalent", 1: "equivalent"}
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert ("`adapter/` has the adapter alone." in card) == ("push.what=both" in more)
 
 
 def test_a_merged_model_with_mean_pooling_loads_in_a_pipeline_with_calibrated_probabilities(

@@ -104,6 +104,13 @@ def test_a_card_shows_scores_substitutions_limits_and_the_command() -> None:
     assert "Versions: python 3.11." in text and "Base: a/base, of the Hub, revision abc." in text
 
 
+def test_a_card_states_what_divides_the_logits_of_a_calibrated_run() -> None:
+    assert "Its probabilities are not calibrated." in card("task=sst2")
+    text = card("task=sst2", calibration={"temperature": 8.0})
+    assert "Its logits are not calibrated; the probabilities of the code above are of logits divided by a tem" in text
+    assert "model(**inputs).logits / 8.0" in code_of(text)
+
+
 def test_the_hub_reads_the_scores() -> None:
     data = ModelCard(card("task=sst2")).data
     (found,) = data.eval_results or []
