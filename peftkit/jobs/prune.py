@@ -92,11 +92,26 @@ def _new_context(config: RunConfig, run: RunResult) -> RunContext:
         )
     sources, setup = record["audit"]["sources"], record["run"]["setup"]
     result = new_result(pruned, sources, setup) | {"audit": record["audit"], "search": record["search"]}
-    standard, place = run_folder.run_folder(pruned, sources, setup), run.folder.absolute().parent
-    folder = place / standard.name
-    if trained.tasks is not None:  # whose folder is in that of the whole run, which is deleted as a whole
-        folder = Path(*place.parts[:-5], *standard.parts[-5:])
+    folder = _folder_of(run, run_folder.run_folder(pruned, sources, setup))
     return RunContext(pruned, base_source(run), data, folder, result)
+
+
+def _folder_of(run: RunResult, standard: Path) -> Path:
+    """Return the folder of a pruned run: beside the run; of one of several tasks outside of their run's folder.
+
+    That folder is deleted as a whole. A copy of it, in no <out>/<suite>/<tasks>/<model>/<method>, has the pruned run
+    beside it.
+
+    Args:
+        standard: <out>/<suite>/<task>/<model>/<method>/<name> of the pruned run.
+    """
+    place = run.folder.absolute().parent
+    together = RunResult(place)
+    if run.config.tasks is None or not (together.exists and together.config.is_multitask):
+        return place / standard.name
+    if len(place.parts) > 5 and place.parts[-3:-1] == standard.parts[-3:-1]:
+        return Path(*place.parts[:-5], *standard.parts[-5:])
+    return place.parent / standard.name
 
 
 def _prune(context: RunContext, run: RunResult) -> None:

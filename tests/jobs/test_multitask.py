@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,13 @@ from transformers import (
 )
 
 import peftkit
+from peftkit.config import RunConfig
 from peftkit.data.mixing import MixedBatches
+from peftkit.jobs.prune import _folder_of
 from peftkit.leaderboard.reading import collect
 from peftkit.results.listing import delete_run, list_runs
+from peftkit.results.run_folder import SCHEMA, write_result
+from peftkit.results.run_result import RunResult
 
 Overrides = Callable[..., list[str]]
 TWO = "tasks=[sst2,stsb]"
@@ -280,14 +285,35 @@ def test_one_of_several_tasks_starts_another_run_and_is_combined(tiny: Overrides
     run = peftkit.finetune(task="rte", start=folder / "sst2", train={"max_steps": 1}, **settings)
     found = run.record["run"]["config"]["method"]["config"]
     assert (found["r"], found["lora_alpha"]) == (16, 32)
-    small = peftkit.prune(folder / "sst2", heads=0.5)
+    small = peftkit.prune(folder / "sst2", heads=0.25)
     assert small.folder.parents[4] == folder.parents[4] and small.folder.parents[2].name == "sst2"
+    smaller = peftkit.prune(small.folder, heads=0.5)
+    assert smaller.folder.parent == small.folder.parent and smaller.folder != small.folder
     both = peftkit.combine([folder / "sst2", folder / "stsb"], [1, 0], source="offline", out=tmp_path / "combined")
     texts = ["a fine film", "a bad film"]
     expected = [each.scores for each in peftkit.predict(folder / "sst2", texts)]
     assert [each.scores for each in peftkit.predict(both[0], texts)] == [
         pytest.approx(each, abs=1e-4) for each in expected
     ]
+
+
+def test_a_pruned_run_of_a_task_is_in_the_folder_of_the_task_or_beside_the_run(tiny: Overrides, tmp_path: Path) -> None:
+    (config,) = commands.choose(tiny("bert", TWO))
+    standard = Path("outputs", "glue", "sst2", "tiny", "lora", "seed-0-b")
+
+    def write(folder: str, config: RunConfig) -> None:
+        write_result(tmp_path / folder, {"schema": SCHEMA, "run": {"config": config.to_dict()}, "meta": {}})
+
+    for together in ("outputs/glue/sst2-stsb/tiny/lora/seed-0-a", "copies/multi"):
+        write(together, config)
+    for run, folder in {
+        "outputs/glue/sst2-stsb/tiny/lora/seed-0-a/sst2": standard,
+        "outputs/glue/sst2/tiny/lora/seed-0-0": standard,  # which is pruned itself
+        "copies/multi/sst2": "copies/seed-0-b",
+        "copies/sst2": "copies/seed-0-b",
+    }.items():
+        write(run, replace(config, task=(config.tasks or [])[0]))
+        assert _folder_of(RunResult(tmp_path / run), standard) == tmp_path / folder
 
 
 @pytest.mark.parametrize(
