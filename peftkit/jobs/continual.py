@@ -57,10 +57,9 @@ def _run_config(config: RunConfig, task: TaskConfig, start: str | None) -> RunCo
     """Return the config of a run of one task."""
     kept = [each for each in config.overrides if each.lstrip("+~").partition("=")[0] not in JOB_KEYS]
     overrides = [*kept, "job=finetune", "tasks=null", f"task={task.name}"]
-    method = config.method if start is None else replace(config.method, config=continued_config(config))
     overrides += [] if start is None else [f"start={start}"]
-    own = replace(config, job="finetune", tasks=None, task=task, overrides=tuple(overrides))
-    return replace(own, start=start, method=method)
+    own = replace(config, job="finetune", tasks=None, task=task, start=start, overrides=tuple(overrides))
+    return own if start is None else replace(own, method=replace(own.method, config=continued_config(own)))
 
 
 def _score(config: RunConfig, head: RunResult, body: RunResult) -> float:

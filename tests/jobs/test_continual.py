@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from helpers.interruption import broken_off
 
 import peftkit
 from peftkit import api
+from peftkit.jobs.continual import _run_config
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.stats import task_score
 from peftkit.pipeline.continual import ContinualScores, score_with_head, table_lines
@@ -56,6 +58,15 @@ def test_each_task_starts_from_the_one_before_and_is_scored_with_its_own_head(ti
     assert _trained(overrides) == (folder, begun)
     assert {run.folder for run in collect([top])} == {*begun}
     assert {run.task for run in list_runs(top)} == {"mrpc", "stsb", "job=continual"}
+
+
+def test_tasks_one_after_the_other_train_the_ranks_of_the_method_whatever_is_set_for_tasks_together(
+    tiny: Overrides,
+) -> None:
+    (config,) = commands.choose(tiny("bert", "job=continual", "tasks=[mrpc,stsb]", "method=lora"))
+    config = replace(config, multitask=replace(config.multitask, adapter="shared_and_per_task"))  # of a recipe
+    runs = [_run_config(config, task, start) for task, start in zip(config.tasks or [], (None, "run"), strict=True)]
+    assert [run.method.config["r"] for run in runs] == [config.method.config["r"]] * 2
 
 
 def _trained(overrides: list[str]) -> tuple[Path, list[Path]]:
