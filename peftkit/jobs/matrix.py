@@ -35,7 +35,7 @@ trainable weight gets a gradient, and every frozen weight stays bitwise identica
 example by itself and in a padded batch, of a saved and loaded model, of the base and a model with its adapter disabled,
 and of the model before and after adding a second adapter or merging. They are compared in fp32, also over a 4-bit base,
 and padding over any other base in fp64, with a relative tolerance of 1e-5 (merging: 1e-4). "several
-tasks" are two heads over one body, where the loss of a task must not reach the head of the other. A number refers to a
+tasks" are two heads over one body, which must not share a weight of the heads. A number refers to a
 reason below. matrix.json has all results."""
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
+from torch import nn
 
 from peftkit.config import RunConfig
 from peftkit.config.checks.several_tasks import several_task_errors
 from peftkit.config.source import Source
-from peftkit.methods import tie_models
+from peftkit.methods import is_task_head, tie_models
 from peftkit.pipeline.build import build
 from peftkit.pipeline.tags import write_tags
 from peftkit.pipeline.verify import VerificationError
@@ -26,8 +28,8 @@ def trains_two_tasks(
     """Return whether a method trains a body with two heads, False where peftkit refuses it; `scratch` is a folder.
 
     Raises:
-        VerificationError: the loss of a task reaches the head of the other, a trainable weight gets no gradient, or a
-            frozen one changes.
+        VerificationError: the tasks share a weight of their heads, a trainable weight gets no gradient, or a frozen one
+            changes.
     """
     tasks = [replace(config.task, name=name) for name in TASKS]
     together = replace(config, tasks=tasks, multitask=replace(config.multitask, tags=tags or None))
@@ -37,10 +39,17 @@ def trains_two_tasks(
     built = [build(replace(config, vocab=vocabularies.get(name)), source, names, examples) for name in TASKS]
     models = [bundle.model for bundle, _ in built]
     tie_models(models)
+    if set.intersection(*map(_head, models)):
+        raise VerificationError("the tasks share a weight of their heads")
     batches = [bundle.format.collator()(list(encoded.inputs)) for bundle, encoded in built]
     model = MultiTaskModel(models, [model_loss] * len(models), [1.0] * len(models)).train()
     _train(model, [{name: value.to(models[0].device) for name, value in batch.items()} for batch in batches])
     return True
+
+
+def _head(model: nn.Module) -> set[nn.Parameter]:
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return {weight for name, weight in model.named_parameters() if is_task_head(name, base)}
 
 
 def _train(model: MultiTaskModel, batches: list[dict[str, Any]]) -> None:
@@ -55,9 +64,6 @@ def _train(model: MultiTaskModel, batches: list[dict[str, Any]]) -> None:
                 raise VerificationError("the loss of several tasks is NaN or inf")
             loss.backward()
             with_gradient |= {name for name, weight in trained.items() if weight.grad is not None and weight.grad.any()}
-            own = {*model.views[task].parameters()}
-            if any(weight.grad is not None and weight.grad.any() for weight in {*trained.values()} - own):
-                raise VerificationError("the loss of a task reaches the head of another one")
             optimizer.step()
             optimizer.zero_grad()
     if missing := sorted(trained.keys() - with_gradient):

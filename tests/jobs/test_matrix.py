@@ -12,6 +12,7 @@ from peftkit import paths
 from peftkit.cli.files import options_of
 from peftkit.jobs import matrix, matrix_checks
 from peftkit.jobs.matrix_checks import FAILED, REFUSED, SUPPORTED, Combination, check_method, compose
+from peftkit.methods import tying
 from peftkit.pipeline.verify import VerificationError
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference"
@@ -85,3 +86,9 @@ def test_a_weight_without_a_gradient_is_found(monkeypatch: pytest.MonkeyPatch) -
     (result,) = check_method("linear_probe", "gpt2", "gpt2", ("classification",))
     reason = f"{VerificationError.__name__}: 1 trainable weights get no gradient, the first is unused"
     assert (result.status, result.reason) == (FAILED, reason)
+
+
+def test_a_head_that_two_tasks_share_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tying, "is_task_head", lambda name, base: False)
+    (result,) = check_method("linear_probe", "bert", "bert", ("classification",))
+    assert result.status == FAILED and "share a weight of their heads" in str(result.reason)
