@@ -48,12 +48,12 @@ def damaged_file(folder: Path, recorded: Any, parts: Iterable[str] = (*WEIGHTS, 
         path = PurePosixPath(str(name))
         if path.is_absolute() or ".." in path.parts:
             return f"{folder / 'result.json'}: files: {name!r:.80} is not in the folder of the run"
-        if path.parts[0] in parts and (wrong := difference(folder / path, entry, _sha256_of)) is not None:
+        if path.parts[0] in parts and (wrong := file_difference(folder / path, entry, _sha256_of)) is not None:
             return f"{folder / path} {wrong}"
     return None
 
 
-def difference(file: Path, entry: Any, hash_of: Callable[[Path], str] = sha256_of) -> str | None:
+def file_difference(file: Path, entry: Any, hash_of: Callable[[Path], str] = sha256_of) -> str | None:
     """Return how a file differs from its recorded bytes and sha256, as a predicate; None if it does not."""
     size, digest = (entry.get("bytes"), entry.get("sha256")) if isinstance(entry, Mapping) else (None, None)
     try:

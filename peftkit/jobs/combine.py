@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from peftkit import training
 from peftkit.compat.hub import download_adapter
 from peftkit.config import RunConfig, UserError, refuse
-from peftkit.config.checks.start import other_adapter_errors
+from peftkit.config.checks.start import foreign_adapter_errors
 from peftkit.config.console import log
 from peftkit.config.quoting import as_override
 from peftkit.config.source import ADAPTER_FILE, fingerprint
@@ -115,7 +115,7 @@ def _open_runs(config: RunConfig) -> list[WeightedRun]:
 def _open_adapter(place: str, first: RunResult, source: str) -> ForeignAdapter:
     """Return an adapter of another program on the base of a run: by its name, or by the content of its checkpoint."""
     folder = hub_adapter("runs", place, source, download_adapter) if is_hub_id(place) else Path(place)
-    refuse(*((True, message) for message in other_adapter_errors(folder)))
+    refuse(*((True, message) for message in foreign_adapter_errors(folder)))
     name, revision = base_of(folder / ADAPTER_FILE)
     model, base = first.config.model, base_source(first)
     if name not in {base.name, model.checkpoint, run_folder.checkpoint_name(asdict(base))}:

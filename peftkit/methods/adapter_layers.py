@@ -13,7 +13,7 @@ from peftkit.compat.transformers import Conv1D
 from peftkit.compat.tuner import TunerLayer, check_values
 from peftkit.config.families import family_of
 
-KINDS = ("houlsby", "pfeiffer", "parallel")
+ADAPTER_KINDS = ("houlsby", "pfeiffer", "parallel")
 
 
 @dataclass
@@ -62,7 +62,7 @@ class BottleneckConfig(PeftConfig):
         self.peft_type = peft_type("BOTTLENECK")
         size = self.bottleneck_dim
         check_values(
-            (self.kind not in KINDS, f"kind={self.kind} is unknown; choose one of {', '.join(KINDS)}"),
+            (self.kind not in ADAPTER_KINDS, f"kind={self.kind} is unknown; choose one of {', '.join(ADAPTER_KINDS)}"),
             (
                 self.activation not in ACT2FN,
                 f"activation={self.activation} is unknown; choose one of {', '.join(sorted(ACT2FN))}",

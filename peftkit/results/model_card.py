@@ -17,7 +17,7 @@ from peftkit.results.loading_code import BASE, Artifact, Code, loading_code, pla
 from peftkit.results.prediction_code import prediction_code
 
 ON_HUB = ("hub", "cache")
-KINDS = {"merged": ", merged into its base", "gguf": ", as GGUF"}  # of artifacts, in titles
+TITLE_SUFFIXES = {"merged": ", merged into its base", "gguf": ", as GGUF"}  # of artifacts, in titles
 TASKS = {"question_answering": "question-answering", "retrieval": "sentence-similarity"}  # of the Hub, without pipeline
 
 
@@ -35,7 +35,7 @@ def model_card(result: Mapping[str, Any], artifact: Artifact, note: str = "") ->
         prediction_code(run, result, artifact, code)
     paragraphs = [*([note] if note else []), _requirements(artifact, code), fenced("python", code.text())]
     use = "\n\n".join(["## Load it", *paragraphs])
-    return compose_card(result, artifact, KINDS.get(artifact.name, ""), use)
+    return compose_card(result, artifact, TITLE_SUFFIXES.get(artifact.name, ""), use)
 
 
 def compose_card(result: Mapping[str, Any], artifact: Artifact, kind: str, use: str) -> str:

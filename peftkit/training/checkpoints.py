@@ -9,7 +9,7 @@ from transformers.trainer_utils import sort_checkpoints
 
 from peftkit.compat.trainer import ASIDE
 from peftkit.config.console import log
-from peftkit.config.shipped_files import difference
+from peftkit.config.shipped_files import file_difference
 from peftkit.paths import sha256_of, sync
 
 MANIFEST = "manifest.json"  # of a checkpoint: the size and the SHA-256 of each other file
@@ -100,7 +100,7 @@ def damage(checkpoint: Path, processes: int) -> str | None:
     except (TypeError, ValueError):
         return f"{MANIFEST} cannot be read"
     for name, entry in entries.items():
-        if (wrong := difference(checkpoint / name, entry)) is not None:
+        if (wrong := file_difference(checkpoint / name, entry)) is not None:
             return f"{name} {wrong}"
     return next((f"{name} is not in {MANIFEST}" for name in _files(checkpoint) if name not in recorded), None)
 

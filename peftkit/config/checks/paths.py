@@ -6,7 +6,7 @@ from pathlib import Path
 
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.checks.run_folders import run_folder_errors
-from peftkit.config.checks.start import other_adapter_errors
+from peftkit.config.checks.start import foreign_adapter_errors
 from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
 from peftkit.config.errors import Refusal, UserError, refusal
 from peftkit.config.files import ending_of, names_file, open_binary, reading
@@ -78,7 +78,7 @@ def _run_folder_errors(run: RunConfig) -> Iterator[str]:
     key, folders = ("run", [run.run]) if run.run is not None else ("runs", run.runs or [])
     for folder in folders:
         if job.name == "combine" and is_foreign_adapter(folder, run.out):
-            yield from () if is_hub_id(folder) else other_adapter_errors(Path(folder))
+            yield from () if is_hub_id(folder) else foreign_adapter_errors(Path(folder))
             continue
         yield from run_folder_errors(key, Path(folder), loads=job.loads_model and job.name != "judge")
         if job.name not in ("merge", "embed") and is_file(Path(folder) / "vocabulary.json"):

@@ -52,10 +52,10 @@ def _folder_errors(start: str, folder: Path) -> Iterator[str]:
         yield from run_folder_errors("start", run, loads=True)
         yield from _method_errors(run)
         return
-    yield from other_adapter_errors(found.weights)
+    yield from foreign_adapter_errors(found.weights)
 
 
-def other_adapter_errors(folder: Path) -> Iterator[str]:
+def foreign_adapter_errors(folder: Path) -> Iterator[str]:
     """Yield a message for an adapter of another program that cannot be read, or could run code."""
     try:
         adapter_settings(folder)

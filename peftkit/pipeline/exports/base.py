@@ -139,7 +139,7 @@ def latency_of(source: ExportSource, written: Exported) -> float:
     return milliseconds(scorer(source, written), timed_examples(source.encoded))
 
 
-def write_card(source: ExportSource, folder: Path, artifact: Artifact, note: str = AGREEMENT) -> None:
+def write_export_card(source: ExportSource, folder: Path, artifact: Artifact, note: str = AGREEMENT) -> None:
     """Write the model card of an export; it leaves this machine, whose paths are not for it."""
     run_folder.write_text(folder / "README.md", model_card(public_result(source.run.record), artifact, note))
 

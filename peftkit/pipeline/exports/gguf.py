@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, GgufConfig, PretrainedConfig
 from peftkit.config import UserError
 from peftkit.methods import merge_adapter
 from peftkit.pipeline.comparison import TOLERANCE
-from peftkit.pipeline.exports.base import AGREEMENT, Exported, ExportSource, reading, write_card
+from peftkit.pipeline.exports.base import AGREEMENT, Exported, ExportSource, reading, write_export_card
 from peftkit.pipeline.exports.transformers import check_tokenizer
 from peftkit.results.loading_code import Artifact
 
@@ -64,7 +64,7 @@ def write_gguf(source: ExportSource, folder: Path) -> Exported:
     if tokenizer.model_max_length < source.config.task.max_length:
         tokens["model_max_length"] = tokenizer.model_max_length
     artifact = Artifact("gguf", ".", arguments={"gguf_file": FILE, **arguments}, tokenizer_arguments=tokens)
-    write_card(source, folder, artifact, f"Its matrices are stored in {number_type}. {AGREEMENT}")
+    write_export_card(source, folder, artifact, f"Its matrices are stored in {number_type}. {AGREEMENT}")
     details = {"file": FILE, "gguf_type": number_type, "architecture": model.config.model_type, "arguments": arguments}
     return Exported(read.eval(), details, tolerance=TOLERANCES[number_type])
 

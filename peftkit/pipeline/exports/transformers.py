@@ -27,7 +27,7 @@ from peftkit.pipeline.artifacts import load_base
 from peftkit.pipeline.comparison import EXAMPLES, TOLERANCE, max_difference
 from peftkit.pipeline.export import describe_artifact, export_sentence_files
 from peftkit.pipeline.exports import fresh
-from peftkit.pipeline.exports.base import Exported, ExportSource, reading, write_card
+from peftkit.pipeline.exports.base import Exported, ExportSource, reading, write_export_card
 from peftkit.pipeline.merged import divide_logits, standalone_tokenizer
 from peftkit.results.loading_code import BASE, auto_name
 
@@ -62,7 +62,7 @@ def write_transformers(source: ExportSource, folder: Path) -> Exported:
             loaded = PeftModel.from_pretrained(loaded, str(folder))
     whole = "model" if (source.run.folder / "model").is_dir() else "merged"
     artifact = describe_artifact(folder, whole if is_merged else "adapter", ".", None)
-    write_card(source, folder, replace(artifact, is_calibrated=temperature != 1))
+    write_export_card(source, folder, replace(artifact, is_calibrated=temperature != 1))
     details = {"class": type(model).__name__, "auto_class": auto_name(source.config), "trust_remote_code": is_custom}
     written = Exported(loaded.eval(), {**details, "base": None if is_merged else BASE}, temperature=temperature)
     return replace(written, check=partial(check_without_peftkit, source, folder, written))
