@@ -32,7 +32,7 @@ from peftkit.jobs.workers import number_of_workers
 __all__ = ["main"]
 
 SIZES = {"WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"}  # of torchrun, and of MPI
-ALONE_SECONDS = 5.0
+REFUSAL_DELAY = 5.0  # seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -129,9 +129,9 @@ def _check_process(arguments: Sequence[str]) -> None:
 
 
 def _print_errors(messages: list[str]) -> int:
-    """Print why a command is refused; under torchrun another process than the first prints what it alone finds."""
+    """Print why a command is refused; under torchrun, a process other than the first only if that one is not."""
     if not is_main_process():
-        time.sleep(ALONE_SECONDS)  # in which torchrun ends it, where the first one is refused, too
+        time.sleep(REFUSAL_DELAY)  # torchrun ends it meanwhile where the command is refused in the first one, too
         messages = [f"process {os.environ['RANK']}: {message}" for message in messages]
     print("\n".join(f"peftkit: {message}" for message in messages), file=sys.stderr)
     return 2

@@ -23,8 +23,8 @@ def merge(config: RunConfig) -> Path:
         model = _write_extended(folder, target) if extend.is_vocabulary(folder) else _write_merged(folder, target)
     has_code = (target / f"{CODE}.py").is_file()
     is_own = not has_code and base_type(model.config.model_type) != model.config.model_type
-    needs = " (trust_remote_code=True loads it)" if has_code else " (import peftkit loads its class)" if is_own else ""
-    log(f"merged -> {target}{needs}")
+    needs = "trust_remote_code=True" if has_code else "import peftkit" if is_own else ""
+    log(f"merged -> {target}{f' (from_pretrained needs {needs})' if needs else ''}")
     return folder
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-import peftkit.models.heads  # noqa: F401  # first: transformers' import of its Auto classes imports the classifiers by it
+# before the classifiers: they import transformers, whose import imports the heads, which need the whole classifiers
+import peftkit.models.heads  # noqa: F401
 from peftkit.models import classifiers
 
 CODE = "modeling_peftkit"  # the module with the classes

@@ -136,7 +136,7 @@ def test_a_process_that_alone_refuses_the_command_ends_both_with_its_reason(
 
     assert run_two(lambda _: main(["job=evaluate", "run=nothing"])) == [2, 143]
     assert "process 1" not in capfd.readouterr().err
-    monkeypatch.setattr(cli, "ALONE_SECONDS", 0.5)
+    monkeypatch.setattr(cli, "REFUSAL_DELAY", 0.5)
     assert run_two(process) == [143, 2]
     printed = capfd.readouterr().err
     assert "peftkit: process 1: run=one contains no result.json" in printed and "Traceback" not in printed
