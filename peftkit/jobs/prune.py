@@ -39,7 +39,8 @@ def prune(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> 
         on_start: called with the folders of both runs before the heads are judged.
 
     Raises:
-        UserError: the run has no weights or cannot be merged, its data is another one, or its heads are unknown.
+        UserError: the run has no weights, cannot be merged or was pruned by the same settings, its data is another one,
+            or its heads are unknown.
         VerificationError: the pruned model is not the whole one with the removed heads masked.
     """
     run = RunResult.finished(config.run)
@@ -93,6 +94,11 @@ def _new_context(config: RunConfig, run: RunResult) -> RunContext:
     sources, setup = record["audit"]["sources"], record["run"]["setup"]
     result = new_result(pruned, sources, setup) | {"audit": record["audit"], "search": record["search"]}
     folder = _folder_of(run, run_folder.run_folder(pruned, sources, setup))
+    if folder == run.folder.absolute():  # a run is named by its settings
+        share = config.prune.heads or 0.0
+        raise UserError(
+            refusal(f"{run.folder} was pruned by prune.heads={share:g} already", f"prune.heads={share / 2:g}")
+        )
     return RunContext(pruned, base_source(run), data, folder, result)
 
 

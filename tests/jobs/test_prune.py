@@ -115,6 +115,9 @@ def test_a_pruned_run_is_scored_loaded_predicted_trained_and_pruned_again(tiny: 
     board = peftkit.leaderboard(tmp_path / "outputs").to_pandas()
     assert sum("prune.heads=0.25" in settings for settings in board["settings"]) == 1  # beside the run itself
     assert pruned(folder, "prune.heads=0.25")[0] == found  # finished already
+    with pytest.raises(UserError, match=r"pruned by prune.heads=0.25 already; use prune.heads="):
+        pruned(found, "prune.heads=0.25", "force=true")  # which would delete it
+    assert RunResult.finished(found).record == result
     (message,) = check(["task=rte", f"start={found}", "source=offline"])
     wrong = f"start={found} has fewer attention heads than its base"
     assert message == f"{wrong}; use model.checkpoint={found} and drop start"
