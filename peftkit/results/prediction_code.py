@@ -5,7 +5,7 @@ from typing import Any
 
 from peftkit.config import RunConfig, generates_text, kind_of
 from peftkit.config.decoding import upstream_values
-from peftkit.config.kinds import DECODER, ENCODER, SEQ2SEQ
+from peftkit.config.kinds import DECODER, SEQ2SEQ
 from peftkit.config.templates import parse_template
 from peftkit.data.columns import text_columns
 from peftkit.data.formats.classification import similarity_scores, text_to_text_template
@@ -40,7 +40,7 @@ def prediction_code(run: RunConfig, result: Mapping[str, Any], artifact: Artifac
         _add_embeddings(run, result, code)
     elif kind.chat_template or generates_text(run.task):
         _add_answers(run, code)
-    elif family in (ENCODER, DECODER):
+    elif family in kind.pipelines:
         _add_pipeline(kind.pipelines[family], code)
 
 
