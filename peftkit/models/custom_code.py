@@ -20,17 +20,17 @@ def write_code(model: PreTrainedModel, folder: Path) -> bool:
     """
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    name, config_name = type(model).__name__, type(model.config).__name__
-    if type(model).__module__ != classifiers.__name__ or getattr(model.config, "pruned_heads", None):
-        if config.pop("auto_map", None) is not None:
-            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        return False
-    code = Path(classifiers.__file__).read_text(encoding="utf-8")
-    if not hasattr(classifiers, name):
-        encoder = model.config.model_type.removeprefix(classifiers.MEAN_POOLING)
-        code += f'\n\n{config_name}, {name} = mean_pooling_classes("{encoder}")\n'
-    (folder / f"{CODE}.py").write_text(code, encoding="utf-8")
-    auto = f"AutoModelFor{name.rpartition('For')[2]}"
-    config["auto_map"] = {"AutoConfig": f"{CODE}.{config_name}", auto: f"{CODE}.{name}"}
-    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return True
+    named = config.pop("auto_map", None)
+    is_own = type(model).__module__ == classifiers.__name__ and not getattr(model.config, "pruned_heads", None)
+    if is_own:
+        name, config_name = type(model).__name__, type(model.config).__name__
+        code = Path(classifiers.__file__).read_text(encoding="utf-8")
+        if not hasattr(classifiers, name):
+            encoder = model.config.model_type.removeprefix(classifiers.MEAN_POOLING)
+            code += f'\n\n{config_name}, {name} = mean_pooling_classes("{encoder}")\n'
+        (folder / f"{CODE}.py").write_text(code, encoding="utf-8")
+        auto = f"AutoModelFor{name.rpartition('For')[2]}"
+        config["auto_map"] = {"AutoConfig": f"{CODE}.{config_name}", auto: f"{CODE}.{name}"}
+    if is_own or named is not None:
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return is_own
