@@ -16,12 +16,12 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers.exit_codes import exit_code
 from helpers.kept import keep_config_files, keep_generated_data
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -163,31 +163,30 @@ def _fill_caches() -> None:
 
 def _run(request: dict[str, Any]) -> None:
     """Run one command in this child and exit as the interpreter does."""
-    from peftkit.pipeline.verify import fork_verifier
-
     code = 1
     try:
-        os.setsid()
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        for name, number in (("stdout", 1), ("stderr", 2)):
-            os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        os.environ.update(request["environment"])
-        os.chdir(request["cwd"])
-        module, _, name = request["entry"].partition(":")
-        if name == "main":
-            fork_verifier()  # before the command, instead of a fresh process that imports all again
-        getattr(importlib.import_module(module), name)(request["arguments"])
-        code = 0
-    except SystemExit as stopped:
-        code = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
-    except BaseException:
-        traceback.print_exc()
+        code = exit_code(lambda: _run_command(request))
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)
+
+
+def _run_command(request: dict[str, Any]) -> None:
+    from peftkit.pipeline.verify import fork_verifier
+
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.update(request["environment"])
+    os.chdir(request["cwd"])
+    module, _, name = request["entry"].partition(":")
+    if name == "main":
+        fork_verifier()  # before the command, instead of a fresh process that imports all again
+    getattr(importlib.import_module(module), name)(request["arguments"])
 
 
 def _wait(child: int, limit: float) -> int:

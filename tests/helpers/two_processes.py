@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
+
+from helpers.exit_codes import exit_code
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
@@ -62,12 +63,7 @@ def run_two(function: Callable[[int], None], limit: float = 300) -> list[int]:
 def _call(function: Callable[[int], None], rank: int) -> None:
     code = 1
     try:
-        function(rank)
-        code = 0
-    except SystemExit as stopped:
-        code = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
-    except BaseException:
-        traceback.print_exc()
+        code = exit_code(lambda: function(rank))
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has ended
         time.sleep(0.5 * (rank == 0))  # without torchrun, process 0 has the store
