@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.caches import keep_config_files, keep_generated_data
 from helpers.fork_server import ForkServer
-from helpers.kept import keep_config_files, keep_generated_data
 
 gc.disable()  # until all is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests fork this process, which more threads would not survive

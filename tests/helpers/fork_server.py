@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers.caches import keep_config_files, keep_generated_data
 from helpers.exit_codes import exit_code
-from helpers.kept import keep_config_files, keep_generated_data
 
 TESTS = Path(__file__).resolve().parents[1]
 LIMIT = 60.0  # seconds for a command
